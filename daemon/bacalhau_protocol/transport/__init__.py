@@ -1,0 +1,1 @@
+"""Message buses: the port (`base`), NATS (`nats`) and in memory (`memory`)."""
