@@ -1,0 +1,1 @@
+"""The daemon: orchestrator, compute node, or both."""

@@ -1,0 +1,1 @@
+"""The compute node's shell: NATS, engines, disk."""

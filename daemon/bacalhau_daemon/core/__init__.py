@@ -1,0 +1,1 @@
+"""Everything that decides. Pure: no await, clock, randomness, environment or I/O."""

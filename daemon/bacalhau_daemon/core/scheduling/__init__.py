@@ -1,0 +1,1 @@
+"""Scheduling in named stages: reconcile, feasible, rank, plan."""

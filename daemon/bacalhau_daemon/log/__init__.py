@@ -1,0 +1,1 @@
+"""The log: port, SQLite and memory implementations, records."""

@@ -1,0 +1,1 @@
+"""The orchestrator's shell: NATS, time, disk."""

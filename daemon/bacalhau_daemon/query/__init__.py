@@ -1,0 +1,1 @@
+"""The query side: rows in SQLite, folded from the log."""

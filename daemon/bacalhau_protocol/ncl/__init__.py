@@ -1,0 +1,1 @@
+"""NCL, the node protocol: codec and session machines, sans I/O."""
