@@ -33,7 +33,9 @@ class PluginContext(msgspec.Struct, frozen=True, kw_only=True):
 
     node_id: str
     data_dir: Path  # the plug-in's own directory: created, private (0700), survives restarts
-    settings: dict[str, Any] = {}  # the table `[engines.NAME]`, `[storages.NAME]` or `[publishers.NAME]` of the settings
+    settings: dict[
+        str, Any
+    ] = {}  # the table `[engines.NAME]`, `[storages.NAME]` or `[publishers.NAME]` of the settings
 
 
 class Ability(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +60,7 @@ class OutcomeKind(enum.StrEnum):
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of a run: written to the outcome file before anything of the run is removed. Times: ns since the epoch."""
+    """What came of a run: written to the outcome file before anything of the run is removed. Times: epoch ns."""
 
     kind: OutcomeKind
     exit_code: int = 0
@@ -71,7 +73,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def failed(self) -> bool:
-        """Whether the execution failed. A program that ended with a non-zero exit code has completed, as in Bacalhau."""
+        """Whether the execution failed. A non-zero exit code is a completed execution, as in Bacalhau."""
         return self.kind is not OutcomeKind.EXITED
 
 
@@ -95,7 +97,9 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     env: dict[str, str]  # complete: the task's own, resolved, and Bacalhau's
     inputs: tuple[PreparedInput, ...]
     outputs: tuple[ResultPath, ...]
-    execution_dir: Path  # `results/` in it is the result tree: stdout, stderr, exitCode, NAME/…; scratch space otherwise
+    execution_dir: (
+        Path  # `results/` in it is the result tree: stdout, stderr, exitCode, NAME/…; scratch space otherwise
+    )
     timeout_s: float  # 0: none. Counts the Running phase only
 
     @property
@@ -180,7 +184,7 @@ class Storage(Protocol):
     async def prepare(
         self, source: InputSource, job: Job, partition: int, into: Path, progress: Progress
     ) -> PreparedInput:
-        """Make the input available, under `into` if it is copied. Raises `InputFailed` or `SpecError`; leaves no half file."""
+        """Make the input available, under `into` if copied. Raises `InputFailed`, `SpecError`; leaves no half file."""
         ...
 
     async def release(self, prepared: PreparedInput) -> None:

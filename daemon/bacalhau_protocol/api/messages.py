@@ -31,7 +31,7 @@ class Body(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
 # ── jobs ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class JobSubmit(Body, kw_only=True):
+class JobSubmit(Body, frozen=True, kw_only=True):
     """`job.submit`: run a job; the name of an existing job makes a new version of it."""
 
     job: Job
@@ -39,7 +39,7 @@ class JobSubmit(Body, kw_only=True):
     dry_run: bool = False  # validate, fill in defaults, explain; change nothing
 
 
-class JobSubmitted(Body, kw_only=True):
+class JobSubmitted(Body, frozen=True, kw_only=True):
     """Answer to `job.submit`."""
 
     job_id: str = msgspec.field(name="JobID")
@@ -49,7 +49,7 @@ class JobSubmitted(Body, kw_only=True):
     job: Job | None = None  # the normalised job, for a dry run
 
 
-class JobRef(Body, kw_only=True):
+class JobRef(Body, frozen=True, kw_only=True):
     """`job.get`, `job.stop`, `job.executions`, …: which job. `job` is an id, a unique prefix of one, or a name."""
 
     job: str
@@ -58,7 +58,7 @@ class JobRef(Body, kw_only=True):
     version: int = 0  # 0: the latest
 
 
-class JobQuery(Body, kw_only=True):
+class JobQuery(Body, frozen=True, kw_only=True):
     """`job.list`: a page of jobs, newest first unless `order_by` says otherwise."""
 
     namespace: str = ""  # blank: all
@@ -72,7 +72,7 @@ class JobQuery(Body, kw_only=True):
     page: str = ""  # `next_page` of the answer before
 
 
-class JobRow(Body, kw_only=True):
+class JobRow(Body, frozen=True, kw_only=True):
     """One line of a list: what a table shows, without the specification. Also the feed's `job` row."""
 
     id: str = msgspec.field(name="ID")
@@ -94,7 +94,7 @@ class JobRow(Body, kw_only=True):
     by: str = ""  # who submitted it
 
 
-class JobPage(Body, kw_only=True):
+class JobPage(Body, frozen=True, kw_only=True):
     """Answer to `job.list`."""
 
     jobs: list[JobRow]
@@ -102,14 +102,14 @@ class JobPage(Body, kw_only=True):
     total: int = 0
 
 
-class JobFull(Body, kw_only=True):
+class JobFull(Body, frozen=True, kw_only=True):
     """Answer to `job.get`."""
 
     job: Job
     executions: list[Execution] = []
 
 
-class ExecutionPage(Body, kw_only=True):
+class ExecutionPage(Body, frozen=True, kw_only=True):
     """Answer to `job.executions`. `phases` has what each live execution is doing now (soft: may be missing)."""
 
     executions: list[Execution]
@@ -117,7 +117,7 @@ class ExecutionPage(Body, kw_only=True):
     next_page: str = ""
 
 
-class Phase(Body, kw_only=True):
+class Phase(Body, frozen=True, kw_only=True):
     """What an execution does now: `Preparing`, `Running`, `Publishing`; bytes when they are known."""
 
     name: str
@@ -127,7 +127,7 @@ class Phase(Body, kw_only=True):
     total_bytes: int = 0
 
 
-class HistoryQuery(Body, kw_only=True):
+class HistoryQuery(Body, frozen=True, kw_only=True):
     """`job.history`: a page of a job's history in log order."""
 
     job: str
@@ -137,21 +137,21 @@ class HistoryQuery(Body, kw_only=True):
     limit: int = PAGE_ROWS_DEFAULT
 
 
-class HistoryPage(Body, kw_only=True):
+class HistoryPage(Body, frozen=True, kw_only=True):
     """Answer to `job.history`."""
 
     items: list[JobHistory]
     next_after: int = 0
 
 
-class StopAnswer(Body, kw_only=True):
+class StopAnswer(Body, frozen=True, kw_only=True):
     """Answer to `job.stop`. `evaluation_id` is blank when it had been stopped before."""
 
     job_id: str = msgspec.field(name="JobID")
     evaluation_id: str = msgspec.field(name="EvaluationID")
 
 
-class Finding(Body, kw_only=True):
+class Finding(Body, frozen=True, kw_only=True):
     """One predicate's finding about one node. `permanent`: waiting will not help."""
 
     check: str  # engine, publisher, storage, labels, maximum, capacity, version, history, connection, membership
@@ -162,7 +162,7 @@ class Finding(Body, kw_only=True):
     permanent: bool = False
 
 
-class NodeFindings(Body, kw_only=True):
+class NodeFindings(Body, frozen=True, kw_only=True):
     """Why one node fits or does not."""
 
     node_id: str = msgspec.field(name="NodeID")
@@ -171,7 +171,7 @@ class NodeFindings(Body, kw_only=True):
     findings: list[Finding] = []
 
 
-class Explanation(Body, kw_only=True):
+class Explanation(Body, frozen=True, kw_only=True):
     """Answer to `job.explain`: `as_of` is when (ns); `recorded` is what the log kept when the job was placed."""
 
     as_of: int
@@ -181,7 +181,7 @@ class Explanation(Body, kw_only=True):
     recorded: dict[str, Any] = {}
 
 
-class JobExplain(Body, kw_only=True):
+class JobExplain(Body, frozen=True, kw_only=True):
     """`job.explain`: where would this run (a specification), or why does it run or wait (a job)."""
 
     spec: Job | None = None
@@ -189,14 +189,14 @@ class JobExplain(Body, kw_only=True):
     namespace: str = "default"
 
 
-class JobValidated(Body, kw_only=True):
+class JobValidated(Body, frozen=True, kw_only=True):
     """Answer to `job.validate`: the job as it would be stored."""
 
     job: Job
     warnings: list[str] = []
 
 
-class TicketRequest(Body, kw_only=True):
+class TicketRequest(Body, frozen=True, kw_only=True):
     """`job.logs` and `job.results`: give me access to executions of a job."""
 
     job: str
@@ -204,7 +204,7 @@ class TicketRequest(Body, kw_only=True):
     execution: str = ""  # one only; blank: all
 
 
-class Access(Body, kw_only=True):
+class Access(Body, frozen=True, kw_only=True):
     """Where an execution's log and result files are, and a ticket that opens them."""
 
     execution_id: str = msgspec.field(name="ExecutionID")
@@ -217,7 +217,7 @@ class Access(Body, kw_only=True):
     message: str = ""
 
 
-class AccessPage(Body, kw_only=True):
+class AccessPage(Body, frozen=True, kw_only=True):
     """Answer to `job.logs` and `job.results`, in order of partition and creation."""
 
     job_id: str = msgspec.field(name="JobID")
@@ -225,13 +225,13 @@ class AccessPage(Body, kw_only=True):
     executions: list[Access]
 
 
-class KeptLogQuery(Body, kw_only=True):
+class KeptLogQuery(Body, frozen=True, kw_only=True):
     """`job.keptlog`: the last 64 kB of an execution's log as the orchestrator kept them; survives the node."""
 
     execution: str
 
 
-class KeptLog(Body, kw_only=True):
+class KeptLog(Body, frozen=True, kw_only=True):
     """Answer to `job.keptlog`; text may begin in the middle."""
 
     stdout: bytes = b""
@@ -243,7 +243,7 @@ class KeptLog(Body, kw_only=True):
 # ── nodes and cluster ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class NodeQuery(Body, kw_only=True):
+class NodeQuery(Body, frozen=True, kw_only=True):
     """`node.list`: all nodes that the cluster knows."""
 
     labels: str = ""
@@ -251,35 +251,35 @@ class NodeQuery(Body, kw_only=True):
     page: str = ""
 
 
-class NodePage(Body, kw_only=True):
+class NodePage(Body, frozen=True, kw_only=True):
     """Answer to `node.list`."""
 
     nodes: list[NodeState]
     next_page: str = ""
 
 
-class NodeRef(Body, kw_only=True):
+class NodeRef(Body, frozen=True, kw_only=True):
     """`node.get`: an id or a unique prefix of one."""
 
     node: str
 
 
-class NodeFull(Body, kw_only=True):
+class NodeFull(Body, frozen=True, kw_only=True):
     """Answer to `node.get`."""
 
     node: NodeState
     executions: list[Execution] = []
 
 
-class NodeInvite(Body, kw_only=True):
-    """`node.invite`: make a join token. `name` pins the node's id; blank lets it choose. `ttl_s` is until it must join."""
+class NodeInvite(Body, frozen=True, kw_only=True):
+    """`node.invite`: make a join token. `name` is the node's id (blank: a new one); it must join within `ttl_s`."""
 
     name: str = ""
     ttl_s: int = 24 * 3600
     foreign: bool = False  # for an unmodified Bacalhau 1.9 node: a plain NATS token
 
 
-class NodeInvited(Body, kw_only=True):
+class NodeInvited(Body, frozen=True, kw_only=True):
     """Answer to `node.invite`."""
 
     token: str
@@ -287,15 +287,15 @@ class NodeInvited(Body, kw_only=True):
     command: str  # what to type on the other machine
 
 
-class CredentialIssue(Body, kw_only=True):
-    """`credential.issue`: make a credential for a user or a node. Roles: admin, operator, submitter, viewer, compute."""
+class CredentialIssue(Body, frozen=True, kw_only=True):
+    """`credential.issue`: make a credential. Roles: admin, operator, submitter, viewer, compute."""
 
     identity: str
     role: str
     ttl_s: int = 0  # 0: does not expire
 
 
-class CredentialIssued(Body, kw_only=True):
+class CredentialIssued(Body, frozen=True, kw_only=True):
     """Answer to `credential.issue`: the only time that the secret is shown."""
 
     identity: str
@@ -304,13 +304,13 @@ class CredentialIssued(Body, kw_only=True):
     expires: int = 0
 
 
-class CredentialRevoke(Body, kw_only=True):
+class CredentialRevoke(Body, frozen=True, kw_only=True):
     """`credential.revoke`: end all credentials of an identity; its connections are cut."""
 
     identity: str
 
 
-class CredentialRow(Body, kw_only=True):
+class CredentialRow(Body, frozen=True, kw_only=True):
     """One credential, without its secret."""
 
     identity: str
@@ -320,17 +320,17 @@ class CredentialRow(Body, kw_only=True):
     revoked: bool = False
 
 
-class CredentialPage(Body, kw_only=True):
+class CredentialPage(Body, frozen=True, kw_only=True):
     """Answer to `credential.list`."""
 
     credentials: list[CredentialRow]
 
 
-class Empty(Body, kw_only=True):
+class Empty(Body, frozen=True, kw_only=True):
     """A request or an answer that says nothing more."""
 
 
-class ClusterInfo(Body, kw_only=True):
+class ClusterInfo(Body, frozen=True, kw_only=True):
     """Answer to `cluster.info`."""
 
     cluster: str
@@ -348,7 +348,7 @@ class ClusterInfo(Body, kw_only=True):
     reason: str = ""  # why not
 
 
-class ParkedInput(Body, kw_only=True):
+class ParkedInput(Body, frozen=True, kw_only=True):
     """An input whose decision raised."""
 
     at: int
@@ -359,7 +359,7 @@ class ParkedInput(Body, kw_only=True):
 # ── feed ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class FeedRow(Body, kw_only=True):
+class FeedRow(Body, frozen=True, kw_only=True):
     """A row change. `prev` is the `seq` of the change before it of this kind and namespace; a gap means: ask again."""
 
     kind: str  # job, execution, node
@@ -369,7 +369,7 @@ class FeedRow(Body, kw_only=True):
     row: dict[str, Any] = {}
 
 
-class FeedTick(Body, kw_only=True):
+class FeedTick(Body, frozen=True, kw_only=True):
     """Comes once a second: `newest` has the last `seq` per `namespace/kind`."""
 
     term: int
@@ -380,7 +380,7 @@ class FeedTick(Body, kw_only=True):
 # ── our own nodes: bacalhau.x.v1 ──────────────────────────────────────────────────────────────────────────────────
 
 
-class Hello(Body, kw_only=True):
+class Hello(Body, frozen=True, kw_only=True):
     """`out.hello`, a request right after each handshake: what the node holds."""
 
     node_id: str = msgspec.field(name="NodeID")
@@ -389,7 +389,7 @@ class Hello(Body, kw_only=True):
     unsent: list[str] = []  # ended, report not yet acknowledged
 
 
-class Welcome(Body, kw_only=True):
+class Welcome(Body, frozen=True, kw_only=True):
     """Answer to `out.hello`."""
 
     cluster: str
@@ -398,7 +398,7 @@ class Welcome(Body, kw_only=True):
     forget: list[str] = []  # of `live`: executions that the orchestrator does not want
 
 
-class PhaseReport(Body, kw_only=True):
+class PhaseReport(Body, frozen=True, kw_only=True):
     """`out.phase`, published: what an execution does now. Soft: may be lost."""
 
     execution_id: str = msgspec.field(name="ExecutionID")
@@ -406,14 +406,14 @@ class PhaseReport(Body, kw_only=True):
     phase: Phase
 
 
-class LogTail(Body, kw_only=True):
+class LogTail(Body, frozen=True, kw_only=True):
     """`out.logtail`, published when an execution has ended: its last 64 kB, for the orchestrator to keep."""
 
     execution_id: str = msgspec.field(name="ExecutionID")
     log: KeptLog
 
 
-class LogRead(Body, kw_only=True):
+class LogRead(Body, frozen=True, kw_only=True):
     """`in.log.read`: bytes of both streams from these offsets. `wait_ms`: hold the answer until there is something."""
 
     ticket: str
@@ -424,7 +424,7 @@ class LogRead(Body, kw_only=True):
     wait_ms: int = 0
 
 
-class LogChunk(Body, kw_only=True):
+class LogChunk(Body, frozen=True, kw_only=True):
     """Answer to `in.log.read`. `ended`: nothing will follow these bytes; then `outcome` says how it ended."""
 
     stdout: bytes = b""
@@ -437,7 +437,7 @@ class LogChunk(Body, kw_only=True):
     message: str = ""
 
 
-class FileList(Body, kw_only=True):
+class FileList(Body, frozen=True, kw_only=True):
     """`in.file.list`: a page of the result tree, sorted by path."""
 
     ticket: str
@@ -446,7 +446,7 @@ class FileList(Body, kw_only=True):
     limit: int = PAGE_ROWS_MAX
 
 
-class FileEntry(Body, kw_only=True):
+class FileEntry(Body, frozen=True, kw_only=True):
     """One file or link. `sha256` is hexadecimal and of the whole file."""
 
     path: str  # relative, `/` between parts
@@ -456,7 +456,7 @@ class FileEntry(Body, kw_only=True):
     link: str = ""  # target of a symbolic link
 
 
-class FilePage(Body, kw_only=True):
+class FilePage(Body, frozen=True, kw_only=True):
     """Answer to `in.file.list`."""
 
     files: list[FileEntry]
@@ -464,7 +464,7 @@ class FilePage(Body, kw_only=True):
     complete: bool = True  # False: the execution still runs, sizes and hashes may change
 
 
-class FileRead(Body, kw_only=True):
+class FileRead(Body, frozen=True, kw_only=True):
     """`in.file.read`: one chunk (≤ 256 kB) of one file."""
 
     ticket: str
