@@ -56,6 +56,7 @@ class JobRef(Body, frozen=True, kw_only=True):
     namespace: str = "default"
     reason: str = ""  # of a stop
     version: int = 0  # 0: the latest
+    page: str = ""  # of executions: `next_page` of the answer before
 
 
 class JobQuery(Body, frozen=True, kw_only=True):
@@ -359,8 +360,30 @@ class ParkedInput(Body, frozen=True, kw_only=True):
 # ── feed ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+class ExecutionRow(Body, frozen=True, kw_only=True):
+    """One line of a list of executions; the feed's `execution` row. `state` and `desired` are Bacalhau's names."""
+
+    id: str = msgspec.field(name="ID")
+    job_id: str = msgspec.field(name="JobID")
+    node_id: str = msgspec.field(name="NodeID")
+    namespace: str
+    state: str
+    desired: str = ""
+    message: str = ""
+    partition: int = 0
+    job_version: int = 1
+    created: int  # ns since the epoch
+    modified: int
+    exit_code: int = 0
+    phase: Phase | None = None  # what a live one does now, when known
+
+
 class FeedRow(Body, frozen=True, kw_only=True):
-    """A row change. `prev` is the `seq` of the change before it of this kind and namespace; a gap means: ask again."""
+    """A row change. `prev` is the `seq` of the change before it of this kind and namespace; a gap means: ask again.
+
+    `seq` is the log's event number: an answer whose `Log-Position` is not below it has this change in it.
+    `row` is a `JobRow`, an `ExecutionRow` or a `NodeState`, by kind. Nodes have the namespace `-`.
+    """
 
     kind: str  # job, execution, node
     seq: int
@@ -476,3 +499,37 @@ class FileRead(Body, frozen=True, kw_only=True):
 
 FILE_OFFSET, FILE_SHA256, FILE_SIZE = "File-Offset", "File-Sha256", "File-Size"
 """Headers of the answer to `in.file.read`: its body is the raw bytes; `File-Sha256` is the hash of this chunk."""
+
+
+# ── the table ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Verb(msgspec.Struct, frozen=True):
+    """One entry of the client API. A `write` must carry `Request-Id` and `Deadline`; only the leader answers it."""
+
+    request: type[Body]
+    answer: type[Body]
+    write: bool = False
+
+
+VERBS: dict[str, Verb] = {
+    "job.submit": Verb(JobSubmit, JobSubmitted, write=True),
+    "job.stop": Verb(JobRef, StopAnswer, write=True),
+    "job.validate": Verb(JobSubmit, JobValidated),
+    "job.get": Verb(JobRef, JobFull),
+    "job.list": Verb(JobQuery, JobPage),
+    "job.executions": Verb(JobRef, ExecutionPage),
+    "job.history": Verb(HistoryQuery, HistoryPage),
+    "job.explain": Verb(JobExplain, Explanation),
+    "job.logs": Verb(TicketRequest, AccessPage),
+    "job.results": Verb(TicketRequest, AccessPage),
+    "job.keptlog": Verb(KeptLogQuery, KeptLog),
+    "node.list": Verb(NodeQuery, NodePage),
+    "node.get": Verb(NodeRef, NodeFull),
+    "node.invite": Verb(NodeInvite, NodeInvited, write=True),
+    "credential.issue": Verb(CredentialIssue, CredentialIssued, write=True),
+    "credential.revoke": Verb(CredentialRevoke, Empty, write=True),
+    "credential.list": Verb(Empty, CredentialPage),
+    "cluster.info": Verb(Empty, ClusterInfo),
+}
+"""Every verb of `bacalhau.api.v1.<user>.<noun>.<verb>`: what it takes, what it answers, whether it changes anything."""

@@ -19,9 +19,14 @@ def api(user: str, noun: str, verb: str) -> str:
     return f"{API}.{user}.{noun}.{verb}"
 
 
-def feed(namespace: str, kind: str, key: str) -> str:
-    """Return the subject of a row change, for instance `bacalhau.feed.v1.default.job.j-…`."""
-    return f"{FEED}.{encode_token(namespace)}.{kind}.{encode_token(key)}"
+def feed(namespace: str, kind: str, *key: str) -> str:
+    """Return the subject of a row change, for instance `bacalhau.feed.v1.default.job.j-…`.
+
+    The key of an execution is its job's id and its own, so that one subscription follows a job's executions:
+    `bacalhau.feed.v1.default.execution.j-….e-…`. Nodes have the namespace `-`. `*` and `>` may stand for any of them.
+    """
+    tokens = [namespace, kind, *key]
+    return ".".join([FEED, *(token if token in ("*", ">") else encode_token(token) for token in tokens)])
 
 
 def feed_tick() -> str:
