@@ -13,7 +13,7 @@ class Event(msgspec.Struct, frozen=True):
     message: str = msgspec.field(default="", name="Message")
     topic: str = msgspec.field(default="", name="Topic")
     timestamp: str = msgspec.field(default=ZERO_TIME, name="Timestamp")
-    details: dict[str, str] | None | msgspec.UnsetType = msgspec.field(default=msgspec.UNSET, name="Details")
+    details: dict[str, str] | msgspec.UnsetType | None = msgspec.field(default=msgspec.UNSET, name="Details")
 
 
 class JobHistory(msgspec.Struct, frozen=True):

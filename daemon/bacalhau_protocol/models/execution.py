@@ -29,7 +29,7 @@ class Execution(msgspec.Struct, frozen=True):
     name: str = msgspec.field(default="", name="Name")
     node_id: str = msgspec.field(default="", name="NodeID")
     job_id: str = msgspec.field(default="", name="JobID")
-    job: Job | None | msgspec.UnsetType = msgspec.field(default=msgspec.UNSET, name="Job")
+    job: Job | msgspec.UnsetType | None = msgspec.field(default=msgspec.UNSET, name="Job")
     job_version: int = msgspec.field(default=0, name="JobVersion")
     allocated_resources: AllocatedResources | None = msgspec.field(
         default_factory=AllocatedResources, name="AllocatedResources"

@@ -1,4 +1,4 @@
-"""Job and everything inside a job file. Times are integers of nanoseconds since the epoch, UTC; timeouts are seconds."""
+"""Job and everything inside a job file. Times are integer nanoseconds since the epoch, UTC; timeouts are seconds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class SpecConfig(msgspec.Struct, frozen=True):
     """A typed bag of parameters: engine, publisher, source. `type` compares trimmed and without case (`kind`)."""
 
     type: str = msgspec.field(default="", name="Type")
-    params: Params | None | msgspec.UnsetType = msgspec.field(default=msgspec.UNSET, name="Params")
+    params: Params | msgspec.UnsetType | None = msgspec.field(default=msgspec.UNSET, name="Params")
 
     @property
     def kind(self) -> str:
@@ -37,9 +37,17 @@ class NetworkType(enum.StrEnum):
     HTTP = "HTTP"
     BRIDGE = "Bridge"
 
+    @classmethod
+    def _missing_(cls, value: object) -> NetworkType | None:
+        """Read as Go does: without case and surrounding blanks; a blank is not a type."""
+        return _NETWORK_TYPES.get(value.strip().lower()) if isinstance(value, str) else None
+
+
+_NETWORK_TYPES = {kind.lower(): kind for kind in NetworkType}
+
 
 class Port(msgspec.Struct, frozen=True):
-    """A port mapping. `static` is the host's port (0: allocate), `target` the task's, `host_network` the bind address."""
+    """A port mapping. `static` is the host's port (0: allocate), `target` the task's, `host_network` the address."""
 
     name: str = msgspec.field(default="", name="Name")
     static: int | msgspec.UnsetType = msgspec.field(default=msgspec.UNSET, name="Static")
@@ -51,8 +59,8 @@ class NetworkConfig(msgspec.Struct, frozen=True):
     """A task's network."""
 
     type: NetworkType = msgspec.field(default=NetworkType.DEFAULT, name="Type")
-    domains: tuple[str, ...] | None | msgspec.UnsetType = msgspec.field(default=msgspec.UNSET, name="Domains")
-    ports: tuple[Port, ...] | None | msgspec.UnsetType = msgspec.field(default=msgspec.UNSET, name="Ports")
+    domains: tuple[str, ...] | msgspec.UnsetType | None = msgspec.field(default=msgspec.UNSET, name="Domains")
+    ports: tuple[Port, ...] | msgspec.UnsetType | None = msgspec.field(default=msgspec.UNSET, name="Ports")
 
 
 class TimeoutConfig(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -83,7 +91,7 @@ class Constraint(msgspec.Struct, frozen=True):
 
     key: str = msgspec.field(default="", name="Key")
     operator: str = msgspec.field(default="", name="Operator")
-    values: tuple[str, ...] | None | msgspec.UnsetType = msgspec.field(default=msgspec.UNSET, name="Values")
+    values: tuple[str, ...] | msgspec.UnsetType | None = msgspec.field(default=msgspec.UNSET, name="Values")
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -92,17 +100,17 @@ class Task(msgspec.Struct, frozen=True):
     name: str = msgspec.field(default="", name="Name")
     engine: SpecConfig | None = msgspec.field(default=None, name="Engine")
     publisher: SpecConfig | None = msgspec.field(default_factory=SpecConfig, name="Publisher")
-    env: dict[str, str] | None | msgspec.UnsetType = msgspec.field(default=msgspec.UNSET, name="Env")
-    meta: dict[str, str] | None | msgspec.UnsetType = msgspec.field(default=msgspec.UNSET, name="Meta")
-    input_sources: tuple[InputSource, ...] | None | msgspec.UnsetType = msgspec.field(
+    env: dict[str, str] | msgspec.UnsetType | None = msgspec.field(default=msgspec.UNSET, name="Env")
+    meta: dict[str, str] | msgspec.UnsetType | None = msgspec.field(default=msgspec.UNSET, name="Meta")
+    input_sources: tuple[InputSource, ...] | msgspec.UnsetType | None = msgspec.field(
         default=msgspec.UNSET, name="InputSources"
     )
-    result_paths: tuple[ResultPath, ...] | None | msgspec.UnsetType = msgspec.field(
+    result_paths: tuple[ResultPath, ...] | msgspec.UnsetType | None = msgspec.field(
         default=msgspec.UNSET, name="ResultPaths"
     )
-    resources: ResourcesConfig | None | msgspec.UnsetType = msgspec.field(default=msgspec.UNSET, name="Resources")
-    network: NetworkConfig | None | msgspec.UnsetType = msgspec.field(default=msgspec.UNSET, name="Network")
-    timeouts: TimeoutConfig | None | msgspec.UnsetType = msgspec.field(default=msgspec.UNSET, name="Timeouts")
+    resources: ResourcesConfig | msgspec.UnsetType | None = msgspec.field(default=msgspec.UNSET, name="Resources")
+    network: NetworkConfig | msgspec.UnsetType | None = msgspec.field(default=msgspec.UNSET, name="Network")
+    timeouts: TimeoutConfig | msgspec.UnsetType | None = msgspec.field(default=msgspec.UNSET, name="Timeouts")
 
 
 class Job(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""Resources: what a task asks for (strings) and what a machine has (amounts). Units: cores, bytes, MiB for GPU memory."""
+"""Resources: what a task asks for (strings), what a machine has (amounts: cores, bytes; MiB for GPU memory)."""
 
 from __future__ import annotations
 
@@ -23,6 +23,65 @@ class Resources(msgspec.Struct, frozen=True, omit_defaults=True):
     disk: int = msgspec.field(default=0, name="Disk")
     gpu: int = msgspec.field(default=0, name="GPU")
     gpus: tuple[Gpu, ...] | None = msgspec.field(default=None, name="GPUs")
+
+    def __add__(self, other: Resources) -> Resources:
+        """Return the sum; cores are kept in whole millicores, so that sums of tenths do not drift."""
+        gpus = (*(self.gpus or ()), *(other.gpus or ()))
+        return Resources(
+            round(self.cpu + other.cpu, 3),
+            self.memory + other.memory,
+            self.disk + other.disk,
+            self.gpu + other.gpu,
+            gpus or None,
+        )
+
+    def __sub__(self, other: Resources) -> Resources:
+        """Return what is left when `other` is taken away; never below zero."""
+        taken = other.gpus or ()
+        return Resources(
+            max(round(self.cpu - other.cpu, 3), 0.0),
+            max(self.memory - other.memory, 0),
+            max(self.disk - other.disk, 0),
+            max(self.gpu - other.gpu, 0),
+            tuple(gpu for gpu in self.gpus if gpu not in taken) if self.gpus else self.gpus,
+        )
+
+    def fits(self, capacity: Resources) -> bool:
+        """Whether this much can be had out of `capacity`. Cores compare in whole millicores."""
+        return (
+            self.memory <= capacity.memory
+            and self.disk <= capacity.disk
+            and self.gpu <= capacity.gpu
+            and round(self.cpu * 1000) <= round(capacity.cpu * 1000)
+        )
+
+    def larger(self, other: Resources) -> Resources:
+        """Return the larger of both, amount by amount; the list of GPUs is that of the side with more of them."""
+        return Resources(
+            max(self.cpu, other.cpu),
+            max(self.memory, other.memory),
+            max(self.disk, other.disk),
+            max(self.gpu, other.gpu),
+            self.gpus if self.gpu >= other.gpu else other.gpus,
+        )
+
+    def smaller(self, other: Resources) -> Resources:
+        """Return the smaller of both, amount by amount; the list of GPUs is that of the side with fewer of them."""
+        return Resources(
+            min(self.cpu, other.cpu),
+            min(self.memory, other.memory),
+            min(self.disk, other.disk),
+            min(self.gpu, other.gpu),
+            self.gpus if self.gpu <= other.gpu else other.gpus,
+        )
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether there is nothing of anything."""
+        return not (self.cpu or self.memory or self.disk or self.gpu)
+
+
+ZERO = Resources()
 
 
 class ResourcesConfig(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -28,12 +28,18 @@ class JobStateType(enum.StrEnum):
     FAILED = "Failed"
     STOPPED = "Stopped"
 
+    @classmethod
+    def _missing_(cls, value: object) -> JobStateType:
+        """Read as Go does: without case, and unknown text as Undefined."""
+        return _JOB_STATES.get(str(value).lower(), cls.UNDEFINED)
+
     @property
     def terminal(self) -> bool:
         """Whether nothing more will happen without a new submission."""
         return self in _TERMINAL_JOB
 
 
+_JOB_STATES = {state.lower(): state for state in JobStateType}
 _TERMINAL_JOB = frozenset({JobStateType.COMPLETED, JobStateType.FAILED, JobStateType.STOPPED})
 
 
@@ -73,9 +79,7 @@ _TERMINAL_COMPUTE = frozenset(
         ComputeStateType.CANCELLED,
     }
 )
-_COMPUTE_LABEL = {
-    state: "".join(part.capitalize() for part in state.name.split("_")) for state in ComputeStateType
-}
+_COMPUTE_LABEL = {state: "".join(part.capitalize() for part in state.name.split("_")) for state in ComputeStateType}
 
 
 class DesiredStateType(enum.IntEnum):
@@ -91,7 +95,7 @@ class JobState(msgspec.Struct, frozen=True):
 
     state_type: JobStateType = msgspec.field(default=JobStateType.UNDEFINED, name="StateType")
     message: str | msgspec.UnsetType = msgspec.field(default=msgspec.UNSET, name="Message")
-    details: dict[str, str] | None | msgspec.UnsetType = msgspec.field(default=msgspec.UNSET, name="Details")
+    details: dict[str, str] | msgspec.UnsetType | None = msgspec.field(default=msgspec.UNSET, name="Details")
 
 
 class ComputeState(msgspec.Struct, frozen=True):
@@ -99,7 +103,7 @@ class ComputeState(msgspec.Struct, frozen=True):
 
     state_type: ComputeStateType = msgspec.field(default=ComputeStateType.UNDEFINED, name="StateType")
     message: str | msgspec.UnsetType = msgspec.field(default=msgspec.UNSET, name="Message")
-    details: dict[str, str] | None | msgspec.UnsetType = msgspec.field(default=msgspec.UNSET, name="Details")
+    details: dict[str, str] | msgspec.UnsetType | None = msgspec.field(default=msgspec.UNSET, name="Details")
 
 
 class DesiredState(msgspec.Struct, frozen=True):
@@ -107,7 +111,7 @@ class DesiredState(msgspec.Struct, frozen=True):
 
     state_type: DesiredStateType = msgspec.field(default=DesiredStateType.PENDING, name="StateType")
     message: str | msgspec.UnsetType = msgspec.field(default=msgspec.UNSET, name="Message")
-    details: dict[str, str] | None | msgspec.UnsetType = msgspec.field(default=msgspec.UNSET, name="Details")
+    details: dict[str, str] | msgspec.UnsetType | None = msgspec.field(default=msgspec.UNSET, name="Details")
 
 
 Params = dict[str, Any]
