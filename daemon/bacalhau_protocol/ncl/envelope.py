@@ -1,0 +1,185 @@
+"""The envelope around every NCL message: 1 byte version, 4 bytes CRC-32 (big-endian, of the body), body.
+
+Version 1 is JSON `{"metadata": {text: text}, "payload": …}`; version 2 is protobuf with the same content. Both are
+read, version 1 is written. The texts of errors are Go's, because peers and people search for them.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from bacalhau_protocol.errors import UsageError
+from bacalhau_protocol.ncl import protobuf
+from bacalhau_protocol.ncl.messages import NAMES, TYPES, BacError, Payload, status_of
+
+SENT_MAX_BYTES: Final = 1024 * 1024 - 4096
+"""Largest envelope we send: NATS' usual 1 MiB, less room for the headers."""
+ACCEPTED_MAX_BYTES: Final = 8 * 1024 * 1024
+"""Largest envelope we look into; a server may be set to carry more."""
+METADATA_MAX: Final = 64
+"""Most metadata entries of a message."""
+
+JSON_V1, PROTOBUF_V2 = 1, 2
+_HEADER_BYTES = 5
+
+TYPE, LEGACY_TYPE = "Bacalhau-Type", "Type"
+ENCODING, LEGACY_ENCODING = "Bacalhau-PayloadEncoding", "PayloadEncoding"
+SOURCE = "Bacalhau-Source"
+EVENT_TIME = "Bacalhau-EventTime"
+MESSAGE_ID = "Bacalhau-MessageID"
+SEQ = "Bacalhau-SeqNum"
+SUBJECT = "Bacalhau-Subject"
+STATUS_CODE = "Bacalhau-StatusCode"
+ERROR_CODE = "Bacalhau-ErrorCode"
+
+Metadata = dict[str, str]
+
+
+class Unreadable(UsageError):
+    """A message of a peer cannot be decoded: `message` has Go's words.
+
+    `type`, `execution_id`, `job_id` and `job_type` are what could be read of it nevertheless, else blank.
+    """
+
+    def __init__(self, message: str, *, type_: str = "", payload: object = None) -> None:
+        super().__init__(message)
+        self.type = type_
+        self.execution_id, self.job_id, self.job_type = _subject_of(payload)
+
+
+class Envelope(msgspec.Struct, frozen=True):
+    """A decoded message."""
+
+    metadata: Metadata
+    payload: Payload
+
+    @property
+    def seq(self) -> int | None:
+        """The sender's number: None when absent, 0 when it is not a number (as a real node reads it)."""
+        text = self.metadata.get(SEQ)
+        if text is None:
+            return None
+        return int(text) if text.isascii() and text.isdecimal() and len(text) <= 20 else 0
+
+
+class _Body(msgspec.Struct):
+    metadata: Metadata
+    payload: msgspec.Raw
+
+
+_encoder = msgspec.json.Encoder()
+_body_decoder = msgspec.json.Decoder(_Body)
+_decoders: dict[str, msgspec.json.Decoder[Any]] = {name: msgspec.json.Decoder(kind) for name, kind in TYPES.items()}
+_GO_ESCAPES = (
+    (b"<", b"\\u003c"),
+    (b">", b"\\u003e"),
+    (b"&", b"\\u0026"),
+    ("\u2028".encode(), b"\\u2028"),
+    ("\u2029".encode(), b"\\u2029"),
+)
+
+
+def metadata(payload: Payload, *, source: str, now: int, seq: int | None = None, subject: str = "") -> Metadata:
+    """Build the metadata of a message, keys sorted as Go does; they may travel as NATS headers too."""
+    name = NAMES[type(payload)]
+    data: Metadata = {}
+    if isinstance(payload, BacError):
+        data[ERROR_CODE] = payload.code
+    data[EVENT_TIME] = str(now)
+    if seq is not None:
+        data[MESSAGE_ID] = f"seq-{seq}"
+    data[ENCODING] = "json"
+    if seq is not None:
+        data[SEQ] = str(seq)
+    data[SOURCE] = source
+    if isinstance(payload, BacError):
+        data[STATUS_CODE] = str(status_of(payload))
+    if subject:
+        data[SUBJECT] = subject
+    data[TYPE] = name
+    data[LEGACY_ENCODING] = "json"
+    data[LEGACY_TYPE] = name
+    return data
+
+
+def encode(metadata_: Mapping[str, str], payload: Payload) -> bytes:
+    """Return the envelope, version 1, byte for byte as Go writes it. Raises `UsageError` above `SENT_MAX_BYTES`."""
+    body = _encoder.encode({"metadata": metadata_, "payload": payload})
+    for plain, escaped in _GO_ESCAPES:
+        if plain in body:  # inside of strings only: JSON has none of these outside
+            body = body.replace(plain, escaped)
+    if len(body) + _HEADER_BYTES > SENT_MAX_BYTES:
+        raise UsageError(
+            f"a {NAMES[type(payload)]} message has {len(body)} bytes; the most that NATS carries is {SENT_MAX_BYTES}",
+            hint="make the job's specification or its inline inputs smaller",
+        )
+    return b"\x01" + zlib.crc32(body).to_bytes(4) + body
+
+
+def decode(data: bytes) -> Envelope:
+    """Read an envelope, version 1 or 2. Raises `Unreadable`."""
+    body = _body(data)
+    if len(body.metadata) > METADATA_MAX:
+        raise Unreadable(f"message has {len(body.metadata)} metadata entries; at most {METADATA_MAX} are read")
+    encoding = body.metadata.get(ENCODING) or body.metadata.get(LEGACY_ENCODING, "")
+    if encoding != "json":
+        raise Unreadable(f"failed to deserialize message payload: unsupported payload encoding: {encoding}")
+    name = body.metadata.get(TYPE) or body.metadata.get(LEGACY_TYPE, "")
+    decoder = _decoders.get(name)
+    if decoder is None:
+        raise Unreadable(f"failed to deserialize message payload: unsupported message type: {name}", type_=name)
+    try:
+        return Envelope(body.metadata, decoder.decode(body.payload))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        words = f"failed to deserialize message payload: failed to deserialize with encoding json: {error}"
+        raise Unreadable(words, type_=name, payload=_anything(body.payload)) from error
+
+
+def _body(data: bytes) -> _Body:
+    prefix = "failed to deserialize message envelope: "
+    if not data:
+        raise Unreadable(f"{prefix}empty data")
+    if len(data) < _HEADER_BYTES:
+        raise Unreadable(f"{prefix}bad message: too short")
+    if len(data) > ACCEPTED_MAX_BYTES:
+        raise Unreadable(f"{prefix}bad message: {len(data)} bytes; at most {ACCEPTED_MAX_BYTES} are read")
+    version, raw = data[0], data[_HEADER_BYTES:]
+    if version not in (JSON_V1, PROTOBUF_V2):
+        raise Unreadable(f"{prefix}unsupported encoding: 0x{version:02x}")
+    if zlib.crc32(raw) != int.from_bytes(data[1:_HEADER_BYTES]):
+        raise Unreadable(f"{prefix}bad message: CRC check failed")
+    encoding = "json-v1" if version == JSON_V1 else "protobuf-v1"
+    if not raw:
+        raise Unreadable(f"{prefix}failed to deserialize with encoding {encoding}: data is empty")
+    try:
+        if version == JSON_V1:
+            return _body_decoder.decode(raw)
+        fields, payload = protobuf.decode(raw)
+        return _Body(fields, msgspec.Raw(payload))
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise Unreadable(f"{prefix}failed to deserialize with encoding {encoding}: {error}") from error
+
+
+def _anything(raw: msgspec.Raw) -> object:
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _subject_of(payload: object) -> tuple[str, str, str]:
+    """Find what an undecodable message is about, so that its owner can still answer for the execution."""
+    if not isinstance(payload, dict):
+        return "", "", ""
+    execution = payload.get("Execution")
+    if isinstance(execution, dict):
+        job = execution.get("Job")
+        found = (execution.get("ID"), execution.get("JobID"), job.get("Type") if isinstance(job, dict) else "")
+    else:
+        found = (payload.get("ExecutionID"), payload.get("JobID"), payload.get("JobType"))
+    execution_id, job_id, job_type = (text if isinstance(text, str) else "" for text in found)
+    return execution_id, job_id, job_type
