@@ -1,0 +1,227 @@
+"""The orchestrator's state: the fold of its log, active entities only. `fold` is the only module that changes it.
+
+Entities are frozen structs; query rows, feed rows and the blobs for a restart are pure functions of them. A finished
+job leaves together with its executions once its record is stored and handed to the query side; an execution that its
+node must still be told to stop stays until the node knows. Times are nanoseconds since the epoch.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from bacalhau_daemon.core.events import Connection, Membership, Role, Why
+from bacalhau_protocol.models.execution import RunOutput
+from bacalhau_protocol.models.job import Job, SpecConfig
+from bacalhau_protocol.models.node import NodeInfo
+from bacalhau_protocol.models.resources import Resources
+from bacalhau_protocol.models.states import ComputeStateType, DesiredStateType, JobStateType
+
+
+class Status(enum.StrEnum):
+    """Where an execution is; `lifecycle` has the transitions."""
+
+    PLANNED = "planned"  # the node is asked for a bid
+    RUNNING = "running"  # its bid is approved; the node prepares, runs, publishes
+    COMPLETED = "completed"
+    FAILED = "failed"
+    REFUSED = "refused"
+    CANCELLED = "cancelled"
+    LOST = "lost"  # presumed over because its node is gone
+
+    @property
+    def live(self) -> bool:
+        """Whether it counts: it holds its partition and its node's capacity."""
+        return self is Status.PLANNED or self is Status.RUNNING
+
+    @property
+    def compute(self) -> ComputeStateType:
+        """Bacalhau's compute state. A running one is shown as BidAccepted, as Bacalhau does."""
+        return _COMPUTE[self]
+
+    @property
+    def desired(self) -> DesiredStateType:
+        """Bacalhau's desired state."""
+        return _DESIRED.get(self, DesiredStateType.STOPPED)
+
+
+_COMPUTE = {
+    Status.PLANNED: ComputeStateType.NEW,
+    Status.RUNNING: ComputeStateType.BID_ACCEPTED,
+    Status.COMPLETED: ComputeStateType.COMPLETED,
+    Status.FAILED: ComputeStateType.FAILED,
+    Status.REFUSED: ComputeStateType.ASK_FOR_BID_REJECTED,
+    Status.CANCELLED: ComputeStateType.CANCELLED,
+    Status.LOST: ComputeStateType.FAILED,
+}
+_DESIRED = {Status.PLANNED: DesiredStateType.PENDING, Status.RUNNING: DesiredStateType.RUNNING}
+
+
+class ClusterState(msgspec.Struct, frozen=True, kw_only=True):
+    """What there is one of. `event` is the number of the last event folded."""
+
+    cluster: str = ""
+    term: int = 0
+    leader: str = ""
+    leader_since: int = 0
+    event: int = 0
+    next_j: int = 1
+    next_x: int = 1
+
+
+class JobState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A job, at its latest version. Queue and total time-outs run from `submitted`."""
+
+    j: int
+    id: str
+    name: str
+    namespace: str
+    spec: Job  # normalised, as submitted; state, version and times in it are blank
+    version: int = 1
+    revision: int = 1  # goes up with every change
+    state: JobStateType = JobStateType.PENDING
+    message: str = ""
+    details: dict[str, str] = msgspec.field(default_factory=dict)
+    created: int  # version 1
+    submitted: int  # this version
+    queued: int = 0  # since when it waits for a node, while it does
+    modified: int
+    ended: int = 0  # of this version
+    running: int = 0  # executions of this version by what they do: live ones …
+    completed: int = 0
+    failed: int = 0  # … failed, refused or lost ones
+    unplaced: Why | None = None  # why it waits, as last recorded
+    eval: str = ""
+    by: str = ""
+    request: str = ""
+
+    @property
+    def count(self) -> int:
+        """How many partitions."""
+        return self.spec.count or 0
+
+
+class ExecutionState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One try of one partition on one node."""
+
+    x: int
+    id: str
+    j: int
+    job_id: str
+    namespace: str
+    job_version: int
+    node: str
+    partition: int = 0
+    attempt: int = 1
+    resources: Resources = Resources()
+    status: Status = Status.PLANNED
+    revision: int = 1
+    message: str = ""  # of the compute state
+    desired_message: str = ""
+    details: dict[str, str] = msgspec.field(default_factory=dict)
+    created: int
+    modified: int
+    approved: int = 0
+    ended: int = 0
+    owed: bool = False  # over, but the node must still be told
+    why: Why | None = None
+    eval: str = ""
+    result: SpecConfig | None = None
+    output: RunOutput | None = None
+
+
+class NodeRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A node as the log knows it. Heartbeats, free capacity and so on are soft and live in `core/liveness.py`."""
+
+    id: str
+    info: NodeInfo  # static: what it has, not what is free
+    membership: Membership = Membership.APPROVED
+    connection: Connection = Connection.CONNECTED
+    reason: str = ""  # of the connection's last change
+    joined: int  # first handshake
+    since: int  # of the connection's last change
+    modified: int
+
+
+class CredentialState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A credential without its secret."""
+
+    sha256: str
+    identity: str
+    role: Role
+    created: int
+    expires: int = 0  # 0: never
+    invite: bool = False
+    used: bool = False  # an invite whose node has joined does not expire
+    foreign: bool = False
+    revoked: bool = False
+    by: str = ""
+
+
+class Tally:
+    """A job's executions, indexed: derived, never stored. All of the current version but `old`."""
+
+    __slots__ = ("all", "done", "live", "old", "tries", "vacant")
+
+    def __init__(self, count: int) -> None:
+        self.all: list[int] = []  # x, in order of creation
+        self.live: dict[int, int] = {}  # partition → x
+        self.done: set[int] = set()  # partitions
+        self.tries: dict[int, list[int]] = {}  # partition → x of its tries that did not succeed
+        self.vacant: dict[int, None] = dict.fromkeys(range(count))  # partitions without a live or completed execution
+        self.old: set[int] = set()  # x of live executions of earlier versions
+
+
+class NodeUse:
+    """What a node's live executions were given: derived, never stored."""
+
+    __slots__ = ("cpu", "disk", "gpu", "live", "memory", "owed")
+
+    def __init__(self) -> None:
+        self.live: set[int] = set()  # x
+        self.owed: dict[int, None] = {}  # x, over, the node must be told
+        self.cpu = 0.0
+        self.memory = self.disk = self.gpu = 0
+
+
+class Dirty:
+    """What changed since the last record was handed to the query side."""
+
+    __slots__ = ("cluster", "credentials", "executions", "jobs", "nodes")
+
+    def __init__(self) -> None:
+        self.cluster = False
+        self.jobs: dict[int, JobState] = {}
+        self.executions: dict[int, ExecutionState] = {}
+        self.nodes: dict[str, NodeRecord] = {}
+        self.credentials: dict[str, CredentialState] = {}  # by sha256
+
+
+class State:
+    """All of it. Dicts keyed by the integers of the log or by ids; the rest are indexes that `fold` keeps."""
+
+    def __init__(self) -> None:
+        self.cluster = ClusterState()
+        self.jobs: dict[int, JobState] = {}
+        self.executions: dict[int, ExecutionState] = {}
+        self.nodes: dict[str, NodeRecord] = {}
+        self.credentials: dict[str, CredentialState] = {}  # by sha256
+        # indexes
+        self.job_ids: dict[str, int] = {}
+        self.job_names: dict[tuple[str, str], int] = {}  # (namespace, name)
+        self.execution_ids: dict[str, int] = {}
+        self.tallies: dict[int, Tally] = {}
+        self.uses: dict[str, NodeUse] = {}
+        self.identities: dict[str, set[str]] = {}  # identity → sha256
+        self.dirty = Dirty()
+
+
+LIVE: dict[str, type[msgspec.Struct]] = {
+    "cluster": ClusterState,
+    "job": JobState,
+    "execution": ExecutionState,
+    "node": NodeRecord,
+    "credential": CredentialState,
+}
+"""Kinds of blobs that a restart loads, keyed in the query side by "", `j`, `x`, node id, sha256."""
