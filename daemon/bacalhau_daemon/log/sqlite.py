@@ -1,0 +1,190 @@
+"""The log in one SQLite file: WAL, `synchronous=FULL`, compare-and-swap inside the transaction."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+
+from bacalhau_daemon.log.base import Fenced, Outcome, Stored, Unavailable
+from bacalhau_daemon.log.records import RESTORE, Chain, LogDamaged, digest, head
+from bacalhau_daemon.log.space import measure
+from bacalhau_daemon.log.sqlite_reader import BUSY_TIMEOUT_S, FORMAT, SqliteReader, Tip, read_tip, tip_path
+
+CHECKPOINT_BYTES = 4 * 1024 * 1024  # of the write-ahead log
+PAGE_OVERHEAD_BYTES = 3 * 4096  # what an append writes beside the record: parts of pages, the index
+WAL_KEPT_BYTES = 64 * 1024 * 1024
+TRIM_BATCH = 256  # records deleted per transaction, so that appends never wait long
+TIP_BYTES = 128
+
+_SCHEMA = """
+BEGIN;
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE records (n INTEGER PRIMARY KEY, event INTEGER NOT NULL, data BLOB NOT NULL);
+CREATE UNIQUE INDEX records_event ON records (event);
+COMMIT;
+"""
+
+_NOT_STORED = {
+    sqlite3.SQLITE_FULL: "the disk is full",
+    sqlite3.SQLITE_BUSY: "another process holds the file locked",
+    sqlite3.SQLITE_IOERR_WRITE: "the disk refused the write",
+    sqlite3.SQLITE_IOERR_SHMSIZE: "the disk is full",
+    sqlite3.SQLITE_IOERR_SHMMAP: "the disk is full",
+}
+"""Errors after which nothing was stored and the same connection goes on. All others stop the process: after a failed
+fsync, above all, the kernel has dropped the pages, and a second try would report success."""
+
+
+class SqliteLog(SqliteReader):
+    """The log, open for writing. One process holds it (see `lock`), one thread uses it; others use a `SqliteReader`."""
+
+    def __init__(self, path: Path) -> None:
+        """Open, or create, and check (`SqliteReader.check`).
+
+        Raises
+        ------
+        LogDamaged, LogTooNew
+            and leaves the file as it is.
+        """
+        if not path.exists():
+            if (lost := read_tip(path)) is not None and lost.n:
+                raise LogDamaged(f"it is gone; it held {lost.n} records", place=str(path), hint=RESTORE)
+            create(path)
+        super().__init__(path)
+        self.check()
+        self._dead: LogDamaged | None = None
+        self._tip = self.chain_at(self.last())
+        self._tip_file = os.open(tip_path(path), os.O_RDWR | os.O_CREAT, 0o600)
+        self._unmerged_bytes = 0
+        self._writer = _connect(path)
+        self._checkpoint("TRUNCATE")  # what was read back is now surely on the disk
+        self._note_tip()
+
+    def close(self) -> None:
+        """Close; the write-ahead log is merged into the file."""
+        super().close()
+        self._writer.close()
+        os.close(self._tip_file)
+
+    def append(self, expected: int, record: bytes) -> Outcome:
+        """Store a record; see `base.Log`."""
+        if self._dead is not None:
+            raise self._dead
+        outcome = self._write(lambda: self._append(expected, record))
+        if isinstance(outcome, Stored) and outcome.n > self._tip.n:
+            found = head(record)
+            self._tip = Chain(found.cluster, found.n, digest(record), found.last_event)
+            self._note_tip()
+            self._unmerged_bytes += len(record) + PAGE_OVERHEAD_BYTES
+            if self._unmerged_bytes >= CHECKPOINT_BYTES:
+                self._checkpoint("PASSIVE")
+        return outcome
+
+    def trim(self, before: int) -> None:
+        """Forget the records below `before`, a few per transaction."""
+        end = min(before, self.last()) - 1
+        while (gone := self.origin.n) < end:
+            step = partial(self._trim, min(gone + TRIM_BATCH, end))
+            if isinstance(self._write(step), Unavailable):
+                return  # the disk is full; the next trim goes on here
+        self._checkpoint("PASSIVE")
+
+    def _write(self, work: Callable[[], Outcome]) -> Outcome:
+        """Run `work` in a transaction that is kept only if it stored something."""
+        try:
+            self._writer.execute("BEGIN IMMEDIATE")
+            outcome = work()
+            self._writer.execute("COMMIT" if isinstance(outcome, Stored) else "ROLLBACK")
+        except sqlite3.Error as error:
+            return self._failed(error)
+        return outcome
+
+    def _append(self, expected: int, record: bytes) -> Outcome:
+        row = self._writer.execute("SELECT max(n) FROM records").fetchone()
+        last = self.origin.n if row[0] is None else row[0]
+        if last < expected:
+            self._writer.execute("ROLLBACK")
+            self._die(f"record {expected} was acknowledged, but the log ends at {last}: the tail was lost")
+        if last > expected:
+            return self._again(expected + 1, record)
+        found = head(record)
+        assert found.n == expected + 1, f"record {found.n} cannot follow {expected}"
+        tip = self._tip if self._tip.n == last else self.chain_at(last)
+        if found.prev != tip.hash:
+            return Fenced(f"record {last} is not the one that this writer knows: another writer lives")
+        self._writer.execute("INSERT INTO records VALUES (?, ?, ?)", (found.n, found.first_event, record))
+        return Stored(found.n)
+
+    def _again(self, n: int, record: bytes) -> Outcome:
+        row = self._writer.execute("SELECT data FROM records WHERE n = ?", (n,)).fetchone()
+        if row is not None and row[0] == record:
+            return Stored(n)
+        return Fenced(f"record {n} was written by another writer")
+
+    def _trim(self, upto: int) -> Outcome:
+        origin = msgspec.json.encode(self.chain_at(upto)).decode()
+        self._writer.execute("UPDATE meta SET value = ? WHERE key = 'origin'", (origin,))
+        self._writer.execute("DELETE FROM records WHERE n <= ?", (upto,))
+        return Stored(upto)
+
+    def _failed(self, error: sqlite3.Error) -> Unavailable:
+        code = getattr(error, "sqlite_errorcode", 0)
+        reason = _NOT_STORED.get(code) or _NOT_STORED.get(code & 0xFF)
+        if reason is None:
+            self._die(f"the disk failed: {error} ({getattr(error, 'sqlite_errorname', 'no code')})")
+        if self._writer.in_transaction:
+            self._writer.execute("ROLLBACK")
+        return Unavailable(f"{reason}: {measure(self.path.parent).reason}")
+
+    def _die(self, message: str) -> NoReturn:
+        """Refuse everything from now on."""
+        self._dead = LogDamaged(
+            message, place=str(self.path), hint="end the process, check the disk, and start again; nothing is retried"
+        )
+        raise self._dead
+
+    def _checkpoint(self, mode: str) -> None:
+        """Move pages into the file. Not left to SQLite: a failure there would look like a failed COMMIT."""
+        try:
+            self._writer.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+            self._unmerged_bytes = 0
+        except sqlite3.Error as error:
+            self._failed(error)  # a full disk: the write-ahead log keeps it, and the next append tries again
+
+    def _note_tip(self) -> None:
+        tip = msgspec.json.encode(Tip(self._tip.n, self._tip.hash))
+        try:
+            os.pwrite(self._tip_file, tip.ljust(TIP_BYTES), 0)
+        except OSError:
+            pass  # a full disk: an older tip is a weaker witness, not a wrong one
+
+
+def create(path: Path, origin: Chain | None = None) -> None:
+    """Make an empty log that starts after `origin`; complete or not there at all."""
+    new = path.with_name(path.name + "-new")
+    for leftover in (new, *(new.with_name(new.name + end) for end in ("-wal", "-shm"))):
+        leftover.unlink(missing_ok=True)
+    database = _connect(new)
+    database.executescript(_SCHEMA)
+    start = msgspec.json.encode(origin or Chain()).decode()
+    database.executemany("INSERT INTO meta VALUES (?, ?)", [("format", str(FORMAT)), ("origin", start)])
+    database.close()
+    new.rename(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    os.fsync(directory)
+    os.close(directory)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
+    database.execute("PRAGMA journal_mode=WAL")
+    database.execute("PRAGMA synchronous=FULL")
+    database.execute("PRAGMA wal_autocheckpoint=0")
+    database.execute(f"PRAGMA journal_size_limit={WAL_KEPT_BYTES}")
+    return database
