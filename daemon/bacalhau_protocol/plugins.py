@@ -45,6 +45,10 @@ class Ability(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""  # why not, in words
     version: str = ""
     details: dict[str, str] = {}
+    # Of engines only:
+    reattaches: bool = False  # a run outlives the daemon, and `run` of the same execution and attempt finds it
+    in_process: bool = False  # a run is nothing outside of this process; no directory is made: `run` makes what it needs
+    inputs_first: bool = True  # `prepare` wants the inputs; False: it goes on beside them and is given none
 
 
 class OutcomeKind(enum.StrEnum):
