@@ -20,10 +20,10 @@ UNREAD_MESSAGES_MAX = 64 * 1024
 def matches(pattern: str, subject: str) -> bool:
     """Whether a subject matches a pattern: `*` is one token, `>` at the end is one or more."""
     wanted, given = pattern.split("."), subject.split(".")
-    for index, token in enumerate(wanted):
-        if token == ">":
+    for index, part in enumerate(wanted):
+        if part == ">":
             return len(given) > index
-        if index >= len(given) or token not in ("*", given[index]):
+        if index >= len(given) or part not in ("*", given[index]):
             return False
     return len(wanted) == len(given)
 

@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import re
 import secrets
-import ssl
 from collections.abc import Awaitable, Callable
 
-import msgspec
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -25,12 +22,19 @@ from nats.aio.subscription import Subscription as NatsSubscription
 from bacalhau_protocol import errors
 from bacalhau_protocol.api.subjects import inbox_prefix
 from bacalhau_protocol.transport.base import Callback, Message
+from bacalhau_protocol.transport.settings import (
+    HINT_NOBODY,
+    HINT_UNREACHABLE,
+    NatsSettings,
+    headers_size,
+    refusal,
+    retry_wait_s,
+    tls_context,
+)
 
 PING_INTERVAL_S, PINGS_OUTSTANDING_MAX = 5, 2
 CONNECT_TIMEOUT_S = 5
-RETRY_MIN_S, RETRY_MAX_S = 0.1, 5.0
 POLL_S = 0.1
-REFUSED_AGAIN_S = 0.3  # a server that has just started refuses everybody until its orchestrator answers for it
 PENDING_BYTES_MAX = 16 * 1024 * 1024  # not yet written to the socket; more means that the link does not keep up
 UNREAD_MESSAGES_MAX, UNREAD_BYTES_MAX = (
     64 * 1024,
@@ -39,32 +43,6 @@ UNREAD_MESSAGES_MAX, UNREAD_BYTES_MAX = (
 NO_RESPONDERS = "503"
 
 _REFUSED_SUBJECT = re.compile(r'permissions violation for (publish|subscription) to "([^"]+)"', re.IGNORECASE)
-_REFUSED_LOGIN = re.compile(r"authorization violation|authentication|user .*expired", re.IGNORECASE)
-
-
-class NatsSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Whom to connect to, and as whom.
-
-    `address` is `nats://host:port`, several separated by commas, or `nats://TOKEN@host:port`. `token` is the
-    credential's secret. `ca` is the path of a PEM file or PEM text; blank trusts what the system trusts.
-    """
-
-    address: str
-    identity: str
-    token: str = ""
-    user: str = ""  # with `token` as the password: only the orchestrator's own connections
-    ca: str = ""
-    inbox_prefix: str = ""  # blank: `_R.<identity>`
-
-    @property
-    def servers(self) -> list[str]:
-        """The single addresses."""
-        return [part.strip() for part in self.address.split(",") if part.strip()]
-
-    @property
-    def place(self) -> str:
-        """The address without secrets, for messages."""
-        return ",".join(re.sub(r"//[^@/]*@", "//", server) for server in self.servers)
 
 
 Hook = Callable[["NatsBus"], Awaitable[None]]
@@ -173,7 +151,7 @@ class NatsBus:
                 await self._decided.wait()
         except TimeoutError:
             raise self._last_error or errors.Unavailable(
-                f"no answer within {timeout_s:g} s", place=self.settings.place, hint=_HINT_UNREACHABLE
+                f"no answer within {timeout_s:g} s", place=self.settings.place, hint=HINT_UNREACHABLE
             ) from None
         if self._refused is not None:
             raise self._refused
@@ -199,7 +177,7 @@ class NatsBus:
     ) -> None:
         """Send without waiting. Raises `Unavailable` when the link is down and `UsageError` when it is too large."""
         client = self._live()
-        size_bytes = len(data) + _headers_size(headers)
+        size_bytes = len(data) + headers_size(headers)
         if size_bytes > client.max_payload:
             raise errors.UsageError(
                 f"a message of {size_bytes} bytes with its headers is over the limit of {client.max_payload}",
@@ -232,7 +210,7 @@ class NatsBus:
             self._waiting.pop(token, None)
             future.cancel()
         if not answer.data and answer.headers is not None and answer.headers.get("Status") == NO_RESPONDERS:
-            raise errors.Unavailable("nobody answers", place=subject, hint=_HINT_NOBODY)
+            raise errors.Unavailable("nobody answers", place=subject, hint=HINT_NOBODY)
         return answer
 
     async def subscribe(self, subject: str, callback: Callback, *, queue: str = "") -> _Subscription:
@@ -273,7 +251,7 @@ class NatsBus:
             except errors.BacalhauError as error:
                 failures += 1
                 self._attempt_failed(error, failures)
-                await asyncio.sleep(_wait_s(failures, error))
+                await asyncio.sleep(retry_wait_s(failures, error))
                 continue
             failures = 0
             try:
@@ -364,7 +342,7 @@ class NatsBus:
             )
         except (nats.errors.Error, OSError, TimeoutError) as error:
             await _abandon(client)
-            raise self._refusal(seen[-1] if seen else error) from error
+            raise refusal(seen[-1] if seen else error, self.settings) from error
         seen.clear()
         return client
 
@@ -378,20 +356,7 @@ class NatsBus:
 
     def _down(self) -> errors.BacalhauError:
         reason = f": {self._last_error.message}" if self._last_error is not None else ""
-        return errors.Unavailable(f"no connection{reason}", place=self.settings.place, hint=_HINT_UNREACHABLE)
-
-    def _refusal(self, error: Exception) -> errors.BacalhauError:
-        text = str(error).removeprefix("nats: ").strip("'") or type(error).__name__
-        if isinstance(error, nats.errors.AuthorizationError) or _REFUSED_LOGIN.search(text):
-            return errors.Unauthenticated(
-                f"the server refuses the credential of {self.settings.identity!r}",
-                place=self.settings.place,
-                hint="unknown, expired or revoked, or of another cluster; the orchestrator's log says which",
-                server=text,
-            )
-        if isinstance(error, ssl.SSLError):
-            return errors.Unavailable(f"TLS failed: {text}", place=self.settings.place, hint="check --ca")
-        return errors.Unavailable(f"cannot connect: {text}", place=self.settings.place, hint=_HINT_UNREACHABLE)
+        return errors.Unavailable(f"no connection{reason}", place=self.settings.place, hint=HINT_UNREACHABLE)
 
     def _attempt_failed(self, error: errors.BacalhauError, failures: int) -> None:
         self._last_error = error
@@ -442,10 +407,6 @@ class NatsBus:
         task.add_done_callback(self._tasks.discard)
 
 
-_HINT_UNREACHABLE = "is the orchestrator running, and is the address right?"
-_HINT_NOBODY = "no orchestrator leads at the moment, or the node is not connected"
-
-
 async def connect(
     settings: NatsSettings,
     *,
@@ -463,29 +424,6 @@ async def connect(
         await bus.close()
         raise
     return bus
-
-
-def tls_context(ca: str) -> ssl.SSLContext:
-    """Return a context that trusts this CA only: the path of a PEM file, or PEM text."""
-    if "-----BEGIN" in ca:
-        return ssl.create_default_context(cadata=ca)
-    try:
-        return ssl.create_default_context(cafile=ca)
-    except (OSError, ssl.SSLError) as error:
-        raise errors.UsageError(f"cannot read the CA certificate: {error}", place=ca) from error
-
-
-def _headers_size(headers: dict[str, str] | None) -> int:
-    """Return the bytes that headers take on the wire, counted generously."""
-    if not headers:
-        return 0
-    return 16 + sum(len(name) + len(value.encode()) + 4 for name, value in headers.items())
-
-
-def _wait_s(failures: int, error: errors.BacalhauError) -> float:
-    if isinstance(error, errors.Unauthenticated) and failures == 1:
-        return REFUSED_AGAIN_S
-    return random.uniform(RETRY_MIN_S, min(RETRY_MAX_S, RETRY_MIN_S * 2**failures))
 
 
 async def _abandon(client: Client) -> None:

@@ -1,0 +1,83 @@
+"""Whom to connect to over NATS, how long to wait between attempts, and what a refusal means in words."""
+
+from __future__ import annotations
+
+import random
+import re
+import ssl
+
+import msgspec
+
+from bacalhau_protocol import errors
+
+RETRY_MIN_S, RETRY_MAX_S = 0.1, 5.0
+REFUSED_AGAIN_S = 0.3  # a server that has just started refuses everybody until its orchestrator answers for it
+
+HINT_UNREACHABLE = "is the orchestrator running, and is the address right?"
+HINT_NOBODY = "no orchestrator leads at the moment, or the node is not connected"
+
+_REFUSED_LOGIN = re.compile(r"authorization violation|authentication|user .*expired", re.IGNORECASE)
+
+
+class NatsSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Whom to connect to, and as whom.
+
+    `address` is `nats://host:port`, several separated by commas, or `nats://TOKEN@host:port`. `token` is the
+    credential's secret. `ca` is the path of a PEM file or PEM text; blank trusts what the system trusts.
+    """
+
+    address: str
+    identity: str
+    token: str = ""
+    user: str = ""  # with `token` as the password: only the orchestrator's own connections
+    ca: str = ""
+    inbox_prefix: str = ""  # blank: `_R.<identity>`
+
+    @property
+    def servers(self) -> list[str]:
+        """The single addresses."""
+        return [part.strip() for part in self.address.split(",") if part.strip()]
+
+    @property
+    def place(self) -> str:
+        """The address without secrets, for messages."""
+        return ",".join(re.sub(r"//[^@/]*@", "//", server) for server in self.servers)
+
+
+def tls_context(ca: str) -> ssl.SSLContext:
+    """Return a context that trusts this CA only: the path of a PEM file, or PEM text."""
+    if "-----BEGIN" in ca:
+        return ssl.create_default_context(cadata=ca)
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except (OSError, ssl.SSLError) as error:
+        raise errors.UsageError(f"cannot read the CA certificate: {error}", place=ca) from error
+
+
+def refusal(error: Exception, settings: NatsSettings) -> errors.BacalhauError:
+    """Say in words why an attempt to connect failed; `Unauthenticated` when trying again will not help."""
+    text = str(error).removeprefix("nats: ").strip("'") or type(error).__name__
+    if _REFUSED_LOGIN.search(text):
+        return errors.Unauthenticated(
+            f"the server refuses the credential of {settings.identity!r}",
+            place=settings.place,
+            hint="unknown, expired or revoked, or of another cluster; the orchestrator's log says which",
+            server=text,
+        )
+    if isinstance(error, ssl.SSLError):
+        return errors.Unavailable(f"TLS failed: {text}", place=settings.place, hint="check --ca")
+    return errors.Unavailable(f"cannot connect: {text}", place=settings.place, hint=HINT_UNREACHABLE)
+
+
+def retry_wait_s(failures: int, error: errors.BacalhauError) -> float:
+    """Return how long to wait before the next attempt, with jitter."""
+    if isinstance(error, errors.Unauthenticated) and failures == 1:
+        return REFUSED_AGAIN_S
+    return random.uniform(RETRY_MIN_S, min(RETRY_MAX_S, RETRY_MIN_S * 2 ** min(failures, 10)))
+
+
+def headers_size(headers: dict[str, str] | None) -> int:
+    """Return the bytes that headers take on the wire, counted generously."""
+    if not headers:
+        return 0
+    return 16 + sum(len(name) + len(value.encode()) + 4 for name, value in headers.items())
