@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,13 +23,13 @@ WAL_KEPT_BYTES = 64 * 1024 * 1024
 TRIM_BATCH = 256  # records deleted per transaction, so that appends never wait long
 TIP_BYTES = 128
 
-_SCHEMA = """
-BEGIN;
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE records (n INTEGER PRIMARY KEY, event INTEGER NOT NULL, data BLOB NOT NULL);
-CREATE UNIQUE INDEX records_event ON records (event);
-COMMIT;
-"""
+SIDECARS = ("", "-wal", "-shm", "-tip")  # the files of a log
+
+_SCHEMA = (
+    "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE records (n INTEGER PRIMARY KEY, event INTEGER NOT NULL, data BLOB NOT NULL)",
+    "CREATE UNIQUE INDEX records_event ON records (event)",
+)
 
 _NOT_STORED = {
     sqlite3.SQLITE_FULL: "the disk is full",
@@ -101,15 +102,17 @@ class SqliteLog(SqliteReader):
             self._writer.execute("BEGIN IMMEDIATE")
             outcome = work()
             self._writer.execute("COMMIT" if isinstance(outcome, Stored) else "ROLLBACK")
+            return outcome
         except sqlite3.Error as error:
             return self._failed(error)
-        return outcome
+        finally:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
 
     def _append(self, expected: int, record: bytes) -> Outcome:
         row = self._writer.execute("SELECT max(n) FROM records").fetchone()
         last = self.origin.n if row[0] is None else row[0]
         if last < expected:
-            self._writer.execute("ROLLBACK")
             self._die(f"record {expected} was acknowledged, but the log ends at {last}: the tail was lost")
         if last > expected:
             return self._again(expected + 1, record)
@@ -138,8 +141,6 @@ class SqliteLog(SqliteReader):
         reason = _NOT_STORED.get(code) or _NOT_STORED.get(code & 0xFF)
         if reason is None:
             self._die(f"the disk failed: {error} ({getattr(error, 'sqlite_errorname', 'no code')})")
-        if self._writer.in_transaction:
-            self._writer.execute("ROLLBACK")
         return Unavailable(f"{reason}: {measure(self.path.parent).reason}")
 
     def _die(self, message: str) -> NoReturn:
@@ -165,20 +166,57 @@ class SqliteLog(SqliteReader):
             pass  # a full disk: an older tip is a weaker witness, not a wrong one
 
 
-def create(path: Path, origin: Chain | None = None) -> None:
-    """Make an empty log that starts after `origin`; complete or not there at all."""
+def create(path: Path, origin: Chain | None = None, records: Iterable[bytes] = ()) -> Chain:
+    """Make a log that starts after `origin` and holds `records`, each verified; return where it stands.
+
+    It is complete or not there at all. A log that was there is kept beside it, with `.replaced` in its name.
+    """
     new = path.with_name(path.name + "-new")
-    for leftover in (new, *(new.with_name(new.name + end) for end in ("-wal", "-shm"))):
-        leftover.unlink(missing_ok=True)
+    _unlink(new)
     database = _connect(new)
-    database.executescript(_SCHEMA)
-    start = msgspec.json.encode(origin or Chain()).decode()
-    database.executemany("INSERT INTO meta VALUES (?, ?)", [("format", str(FORMAT)), ("origin", start)])
+    try:
+        start = chain = origin or Chain()
+        database.execute("BEGIN")
+        for statement in _SCHEMA:
+            database.execute(statement)
+        meta = [("format", str(FORMAT)), ("origin", msgspec.json.encode(start).decode())]
+        database.executemany("INSERT INTO meta VALUES (?, ?)", meta)
+        for data in records:
+            first, chain = chain.event + 1, chain.verify(data)
+            database.execute("INSERT INTO records VALUES (?, ?, ?)", (chain.n, first, data))
+        database.execute("COMMIT")
+    except BaseException:
+        database.close()
+        _unlink(new)
+        raise
     database.close()
+    _retire(path)
     new.rename(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    os.fsync(directory)
-    os.close(directory)
+    tip_path(path).write_bytes(msgspec.json.encode(Tip(chain.n, chain.hash)))
+    _sync_directory(path.parent)
+    return chain
+
+
+def _unlink(path: Path) -> None:
+    for end in SIDECARS:
+        path.with_name(path.name + end).unlink(missing_ok=True)
+
+
+def _retire(path: Path) -> None:
+    """Move a log that is replaced out of the way; nothing is deleted."""
+    kept = next(name for number in count(1) if not (name := path.with_name(f"{path.name}.replaced-{number}")).exists())
+    for end in SIDECARS:
+        old = path.with_name(path.name + end)
+        if old.exists():
+            old.rename(kept.with_name(kept.name + end))
+
+
+def _sync_directory(path: Path) -> None:
+    directory = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def _connect(path: Path) -> sqlite3.Connection:
