@@ -17,11 +17,11 @@ from collections.abc import Awaitable, Callable
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription as NatsSubscription
 
 from bacalhau_protocol import errors
 from bacalhau_protocol.api.subjects import inbox_prefix
 from bacalhau_protocol.transport.base import Callback, Message
+from bacalhau_protocol.transport.nats_subscription import NatsSubscription
 from bacalhau_protocol.transport.settings import (
     HINT_NOBODY,
     HINT_UNREACHABLE,
@@ -36,10 +36,6 @@ PING_INTERVAL_S, PINGS_OUTSTANDING_MAX = 5, 2
 CONNECT_TIMEOUT_S = 5
 POLL_S = 0.1
 PENDING_BYTES_MAX = 16 * 1024 * 1024  # not yet written to the socket; more means that the link does not keep up
-UNREAD_MESSAGES_MAX, UNREAD_BYTES_MAX = (
-    64 * 1024,
-    64 * 1024 * 1024,
-)  # per subscription; what is over is dropped and reported
 NO_RESPONDERS = "503"
 
 _REFUSED_SUBJECT = re.compile(r'permissions violation for (publish|subscription) to "([^"]+)"', re.IGNORECASE)
@@ -51,47 +47,6 @@ Ended = Callable[[errors.BacalhauError], None]
 """Called when a connection has ended, with the reason."""
 Reporter = Callable[[errors.BacalhauError], None]
 """Told what has no caller to raise to: refused subscriptions, lost messages, failed attempts to connect."""
-
-
-class _Subscription:
-    """A subscription over all lives."""
-
-    def __init__(self, bus: NatsBus, subject: str, queue: str, callback: Callback) -> None:
-        self.subject, self.queue = subject, queue
-        self._bus, self._callback = bus, callback
-        self._current: NatsSubscription | None = None
-        self._over = False
-
-    async def begin(self, client: Client) -> None:
-        """Subscribe in a new life."""
-        self._current = await client.subscribe(
-            self.subject,
-            queue=self.queue,
-            cb=self._deliver,
-            pending_msgs_limit=UNREAD_MESSAGES_MAX,
-            pending_bytes_limit=UNREAD_BYTES_MAX,
-        )
-
-    async def _deliver(self, msg: Msg) -> None:
-        if self._over:
-            return
-        try:
-            await self._callback(Message(msg.subject, msg.data, msg.reply, msg.headers))
-        except Exception as error:
-            self._bus.report(errors.Internal(f"handling a message failed: {error!r}", place=msg.subject))
-
-    async def unsubscribe(self) -> None:
-        """Stop; the message that is being handled now is still handled."""
-        self._over = True
-        self._bus.forget(self)
-        if self._current is not None:
-            self._bus.spawn(_drain(self._current))
-
-
-async def _drain(subscription: NatsSubscription) -> None:
-    """End a subscription without cancelling the callback that runs, as nats-py's own `unsubscribe` would."""
-    with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
-        await subscription.drain()  # type: ignore[no-untyped-call]
 
 
 class NatsBus:
@@ -113,7 +68,7 @@ class NatsBus:
         self._decided = asyncio.Event()  # connected, or refused
         self._refused: errors.Unauthenticated | None = None
         self._ended = asyncio.Event()  # this life has
-        self._subscriptions: list[_Subscription] = []
+        self._subscriptions: list[NatsSubscription] = []
         self._waiting: dict[str, tuple[asyncio.Future[Message], str]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._runner: asyncio.Task[None] | None = None
@@ -213,9 +168,9 @@ class NatsBus:
             raise errors.Unavailable("nobody answers", place=subject, hint=HINT_NOBODY)
         return answer
 
-    async def subscribe(self, subject: str, callback: Callback, *, queue: str = "") -> _Subscription:
+    async def subscribe(self, subject: str, callback: Callback, *, queue: str = "") -> NatsSubscription:
         """Listen in this life and all that follow. The callback's errors go to `on_error`."""
-        subscription = _Subscription(self, subject, queue, callback)
+        subscription = NatsSubscription(subject, queue, callback, self.report, self._forget)
         self._subscriptions.append(subscription)
         if self._client is not None:
             # When the link ends just now, the next life subscribes.
@@ -269,7 +224,7 @@ class NatsBus:
             self._refused = None
             self._decided.set()
             if self._on_connect is not None:
-                self.spawn(self._greet(self._on_connect))
+                self._spawn(self._greet(self._on_connect))
             while client.is_connected:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._ended.wait(), POLL_S)
@@ -393,14 +348,13 @@ class NatsBus:
         if self._on_error is not None:
             self._on_error(error)
 
-    # ── helpers of subscriptions ──────────────────────────────────────────────────────────────────────────────────
-
-    def forget(self, subscription: _Subscription) -> None:
-        """Do not subscribe in the next life."""
+    def _forget(self, subscription: NatsSubscription) -> None:
+        """Do not subscribe in the next life; end it in this one."""
         if subscription in self._subscriptions:
             self._subscriptions.remove(subscription)
+        self._spawn(subscription.drain())
 
-    def spawn(self, work: Awaitable[None]) -> None:
+    def _spawn(self, work: Awaitable[None]) -> None:
         """Run in the background; ends with the bus."""
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
