@@ -14,6 +14,9 @@ NAMESPACE_DEFAULT = "default"
 RANDOM_BYTES = 16
 """How many bytes of randomness an id takes."""
 
+TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""What an id may be: one subject token."""
+
 _UUID = r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
 _FULL = re.compile(rf"[A-Za-z]-{_UUID}")
 _SHORTENABLE = re.compile(r"([A-Za-z])-(\w{8})-\w{4}-\w{4}-\w{4}-\w{12}")

@@ -1,6 +1,6 @@
 """What is wrong with a specification: values with place, path, words and a hint, and the error that carries them all.
 
-A problem and a warning are the same kind of value; what differs is the list that holds it.
+A warning is a problem that refuses nothing: Bacalhau would ignore what it names, we say so.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     source: str = ""  # file name, or `--set KEY`
     line: int = 0
     column: int = 0
+    warning: bool = False
 
     def __str__(self) -> str:
         place = f"{self.source}:{self.line}:{self.column}" if self.line else self.source
@@ -51,7 +52,7 @@ def spec_error(problems: Sequence[Problem]) -> SpecError:
 
 
 def problems_of(error: SpecError) -> list[Problem]:
-    """Return the problems that an error carries, also after it came over the wire; one without a path if it has none."""
+    """Return the problems that an error carries, also after it came over the wire; at least one, without a path."""
     try:
         return msgspec.json.decode(error.details.get(DETAIL, ""), type=list[Problem])
     except msgspec.MsgspecError:
