@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import ssl
@@ -56,7 +57,7 @@ def tls_context(ca: str) -> ssl.SSLContext:
 
 def refusal(error: Exception, settings: NatsSettings) -> errors.BacalhauError:
     """Say in words why an attempt to connect failed; `Unauthenticated` when trying again will not help."""
-    text = str(error).removeprefix("nats: ").strip("'") or type(error).__name__
+    text = _words(error)
     if _REFUSED_LOGIN.search(text):
         return errors.Unauthenticated(
             f"the server refuses the credential of {settings.identity!r}",
@@ -67,6 +68,13 @@ def refusal(error: Exception, settings: NatsSettings) -> errors.BacalhauError:
     if isinstance(error, ssl.SSLError):
         return errors.Unavailable(f"TLS failed: {text}", place=settings.place, hint="check --ca")
     return errors.Unavailable(f"cannot connect: {text}", place=settings.place, hint=HINT_UNREACHABLE)
+
+
+def _words(error: Exception) -> str:
+    """Return an error's text without its decoration."""
+    if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ssl.SSLError):
+        return os.strerror(error.errno) if error.errno > 0 else str(error.strerror)
+    return str(error).removeprefix("nats: ").strip("'") or type(error).__name__
 
 
 def retry_wait_s(failures: int, error: errors.BacalhauError) -> float:
