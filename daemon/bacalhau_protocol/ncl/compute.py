@@ -1,25 +1,68 @@
-"""The compute node's end of NCL: connect, shake hands, beat, take commands, report, leave."""
+"""The compute node's end of NCL: connect, shake hands, beat, take commands, report, leave.
+
+The orchestrator forgets us whenever it restarts, and says so (`HandshakeRequired`, nobody listening, silence). Each
+time the answer is the same: a new handshake, after which both sides derive from their own state what to say again.
+"""
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable
+from typing import Final
 
+import msgspec
+
+from bacalhau_protocol.errors import Busy
+from bacalhau_protocol.models import times
 from bacalhau_protocol.models.node import NodeInfo
-from bacalhau_protocol.ncl.events import ComputeOutput, Delivery, Incoming
-from bacalhau_protocol.ncl.messages import Report
+from bacalhau_protocol.models.resources import Resources
+from bacalhau_protocol.ncl import envelope, subjects
+from bacalhau_protocol.ncl.events import (
+    CommandReceived,
+    ComputeOutput,
+    Delivery,
+    Ignored,
+    Incoming,
+    Send,
+    SessionClosed,
+    SessionLost,
+    SessionOpened,
+)
+from bacalhau_protocol.ncl.lifecycle import COMPUTE, ComputeSignal, ComputeState, step
+from bacalhau_protocol.ncl.messages import (
+    HANDSHAKE_REQUIRED,
+    AskForBid,
+    BacError,
+    BidAccepted,
+    BidRejected,
+    CancelExecution,
+    HandshakeRequest,
+    HandshakeResponse,
+    HeartbeatRequest,
+    HeartbeatResponse,
+    Report,
+    Request,
+    ShutdownNoticeRequest,
+    UpdateNodeInfoRequest,
+    UpdateNodeInfoResponse,
+)
+from bacalhau_protocol.ncl.receiver import Receiver, malformed
+from bacalhau_protocol.ncl.sender import Sender, backoff, no_responders
+from bacalhau_protocol.ncl.subjects import Plane
 from bacalhau_protocol.ncl.timings import LIMITS, OWN, Limits, Timings
 
+_COMMANDS: Final = frozenset({AskForBid, BidAccepted, BidRejected, CancelExecution})
+_CONTROL: Final = "control"
 
-class ComputeState(enum.Enum):
-    """Where a node's session is."""
 
-    OFFLINE = "offline"  # no link
-    WAITING = "waiting"  # linked; the next handshake is due at a known time
-    HANDSHAKING = "handshaking"  # asked, not answered yet
-    CONNECTED = "connected"
-    LEAVING = "leaving"  # the shutdown notice is out
-    CLOSED = "closed"
+class _Asked:
+    """A control request that is not answered. At most one of each kind is awaited."""
+
+    __slots__ = ("deadline", "info", "kind")
+
+    def __init__(self, kind: type[Request], deadline: int, info: NodeInfo) -> None:
+        self.kind = kind
+        self.deadline = deadline
+        self.info = info  # what we said of ourselves
 
 
 class ComputeSession:
@@ -40,10 +83,12 @@ class ComputeSession:
     ----------
     inbox
         A subject prefix of our own, never used by an earlier process: answers come to `<inbox>.…`.
+    started_at
+        When the process began, nanoseconds since the epoch.
     jitter
         Returns a random number in [0, 1).
-    headers
-        Whether data messages repeat their metadata as NATS headers: Bacalhau does, nobody needs it.
+    last_orchestrator_seq
+        That of an earlier process; informational.
     """
 
     def __init__(
@@ -55,63 +100,302 @@ class ComputeSession:
         started_at: int,
         jitter: Callable[[], float],
         last_orchestrator_seq: int = 0,
-        headers: bool = False,
         timings: Timings = OWN,
         limits: Limits = LIMITS,
     ) -> None:
-        raise NotImplementedError
-
-    @property
-    def state(self) -> ComputeState:
-        """Where the session is."""
-        raise NotImplementedError
+        self.state = ComputeState.OFFLINE
+        self._node = node
+        self._inbox = inbox
+        self._info = info
+        self._told = info  # what the orchestrator knows of us
+        self._start_time = times.format_time(started_at)
+        self._jitter = jitter
+        self._timings = timings
+        self._limits = limits
+        self._handshakes = 0
+        self._failures = 0  # failed handshakes and lost sessions since a heartbeat was answered
+        self._handshake_at = 0  # in WAITING
+        self._beat_at = 0  # in CONNECTED
+        self._last_answer = 0  # in CONNECTED
+        self._requests = 0
+        self._asked: dict[str, _Asked] = {}  # by the last token of the reply subject
+        self._sender = self._new_sender()
+        self._receiver = self._new_receiver(last_orchestrator_seq)
 
     @property
     def subscriptions(self) -> tuple[str, ...]:
         """What to subscribe to before `link_up`: our commands and our inbox."""
-        raise NotImplementedError
+        return subjects.subject(self._node, Plane.IN_MSGS), f"{self._inbox}.>"
 
     @property
     def last_orchestrator_seq(self) -> int:
         """The number of the last command that is persisted: keep it over a restart (informational)."""
-        raise NotImplementedError
+        return self._receiver.last_seq
+
+    # --- what the owner says ---
 
     def link_up(self, now: int) -> list[ComputeOutput]:
         """The connection stands (again). The first handshake leaves at once, later ones after 0.1 to 2 s."""
-        raise NotImplementedError
+        was = self._step(ComputeSignal.LINK_UP)
+        if self.state is not ComputeState.WAITING:
+            return []
+        self._handshake_at = now + (self._rehandshake_ns() if self._handshakes else 0)
+        self._asked.clear()
+        lost: list[ComputeOutput] = []
+        if was is ComputeState.CONNECTED:
+            lost.append(SessionLost("the link was cut", self._handshake_at))
+        return lost + self.tick(now)
 
     def link_down(self, now: int) -> list[ComputeOutput]:
         """The connection is gone."""
-        raise NotImplementedError
-
-    def message(self, message: Incoming, now: int) -> list[ComputeOutput]:
-        """Take a message from any of the subscriptions. Never raises for what a peer sent."""
-        raise NotImplementedError
+        was = self._step(ComputeSignal.LINK_DOWN)
+        self._asked.clear()
+        if was is ComputeState.CONNECTED:
+            return [SessionLost("the link is cut", None)]
+        return [SessionClosed(answered=False)] if was is ComputeState.LEAVING else []
 
     def describe(self, info: NodeInfo, now: int) -> list[ComputeOutput]:
         """Replace what is known of this node: the next heartbeat has its free capacity, other changes go out now."""
-        raise NotImplementedError
+        self._info = info
+        return self._tell(now)
 
     def report(self, report: Report, *, seq: int, tag: object, now: int) -> list[ComputeOutput]:
         """Send in order; `DeliveryConfirmed` with this tag tells when the orchestrator has stored it.
 
-        Without a session nothing is sent: keep the report and send it again at the next `SessionOpened`.
-        Raises `UsageError` when the message is larger than NATS carries.
+        Without a session nothing is sent: keep the report and send it again at the next `SessionOpened`. A report
+        larger than NATS carries comes back as `DeliveryRefused`.
         """
-        raise NotImplementedError
+        if self.state is not ComputeState.CONNECTED:
+            return []
+        try:
+            return list(self._sender.send(report, seq=seq, tag=tag, now=now))
+        except Busy as error:
+            return self._lose(error.message, now)
 
-    def persisted(self, delivery: Delivery, now: int) -> list[ComputeOutput]:
+    def persisted(self, delivery: Delivery) -> list[ComputeOutput]:
         """Say that what a command meant is stored; acknowledgements leave in the order of the commands."""
-        raise NotImplementedError
+        return list(self._receiver.persisted(delivery))
 
     def leave(self, now: int, reason: str = "") -> list[ComputeOutput]:
         """Give notice of our shutdown; `SessionClosed` follows. May be called in any state, and twice."""
-        raise NotImplementedError
+        was = self._step(ComputeSignal.LEAVE)
+        if was is ComputeState.CONNECTED:
+            self._asked.clear()
+            notice = ShutdownNoticeRequest(
+                node_id=self._node,
+                reason=reason or msgspec.UNSET,
+                last_orchestrator_seq=self.last_orchestrator_seq,
+            )
+            return [self._ask(notice, now, self._timings.leave_timeout_ns)]
+        return [] if was in (ComputeState.LEAVING, ComputeState.CLOSED) else [SessionClosed(answered=False)]
+
+    # --- time ---
 
     def tick(self, now: int) -> list[ComputeOutput]:
         """Do what is due: handshake, heartbeat, time-outs, repeats."""
-        raise NotImplementedError
+        due = self.next_tick()
+        if due is None or now < due:
+            return []
+        match self.state:
+            case ComputeState.WAITING:
+                return [self._handshake(now)]
+            case ComputeState.HANDSHAKING:
+                return self._failed("no answer to the handshake", now)
+            case ComputeState.CONNECTED:
+                return self._connected_tick(now)
+            case ComputeState.LEAVING:
+                self._step(ComputeSignal.ENDED)
+                return [SessionClosed(answered=False)]
+            case _:
+                return []
 
     def next_tick(self) -> int | None:
-        """Return when `tick` is next worth calling; may be early, never late."""
-        raise NotImplementedError
+        """Return when `tick` is next worth calling; None while only the owner or the link can move us."""
+        match self.state:
+            case ComputeState.WAITING:
+                return self._handshake_at
+            case ComputeState.HANDSHAKING | ComputeState.LEAVING:
+                return min((asked.deadline for asked in self._asked.values()), default=None)
+            case ComputeState.CONNECTED:
+                times_ = [self._beat_at, self._silence_at(), *(asked.deadline for asked in self._asked.values())]
+                resend = self._sender.next_tick()
+                return min(times_) if resend is None else min(*times_, resend)
+            case _:
+                return None
+
+    def _connected_tick(self, now: int) -> list[ComputeOutput]:
+        for key in [key for key, asked in self._asked.items() if now >= asked.deadline]:
+            del self._asked[key]
+        if now >= self._silence_at():
+            return self._lose(f"no answer for {self._timings.missed_heartbeats_max} heartbeats", now)
+        out: list[ComputeOutput] = []
+        if now >= self._beat_at:
+            self._beat_at = now + self._timings.heartbeat_ns
+            offer = self._info.compute_node_info
+            beat = HeartbeatRequest(
+                node_id=self._node,
+                available_capacity=offer.available_capacity,
+                queue_used_capacity=offer.queue_capacity,
+                last_orchestrator_seq=self.last_orchestrator_seq,
+            )
+            out += [self._ask(beat, now, self._timings.request_timeout_ns), *self._tell(now)]
+        return out + list(self._sender.tick(now))
+
+    def _silence_at(self) -> int:
+        return self._last_answer + self._timings.missed_heartbeats_max * self._timings.heartbeat_ns
+
+    # --- what the orchestrator says ---
+
+    def message(self, message: Incoming, now: int) -> list[ComputeOutput]:
+        """Take a message from any of the subscriptions. Never raises for what a peer sent."""
+        if message.subject == subjects.subject(self._node, Plane.IN_MSGS):
+            if self.state in (ComputeState.LEAVING, ComputeState.CLOSED):
+                return [Ignored(self._node, "a command came while we leave")]
+            return list(self._receiver.message(message, _command))
+        if not message.subject.startswith(f"{self._inbox}."):
+            return [Ignored(self._node, f"{message.subject} is no subject of ours")]
+        plane, _, key = message.subject[len(self._inbox) + 1 :].partition(".")
+        if plane == _CONTROL:
+            asked = self._asked.pop(key, None)
+            return self._answered(asked, message, now) if asked else []
+        if plane != str(self._handshakes) or self.state is not ComputeState.CONNECTED:
+            return []  # an acknowledgement for an earlier session
+        if no_responders(message) and self._sender.is_in_flight(key):
+            return self._lose("no orchestrator listens to our reports", now)
+        return list(self._sender.answer(key, message, now))
+
+    def _answered(self, asked: _Asked, message: Incoming, now: int) -> list[ComputeOutput]:
+        if self.state is ComputeState.LEAVING:
+            self._step(ComputeSignal.ENDED)
+            return [SessionClosed(answered=not no_responders(message))]
+        shaking = self.state is ComputeState.HANDSHAKING
+        if no_responders(message):
+            reason = "no orchestrator listens"
+            return self._failed(reason, now) if shaking else self._lose(reason, now)
+        try:
+            answer = envelope.decode(message.data).payload
+        except envelope.Unreadable as error:
+            failed = self._failed(f"the answer cannot be read: {error.message}", now) if shaking else []
+            return [malformed(self._node, error), *failed]
+        match answer:
+            case HandshakeResponse() if shaking:
+                return self._accepted(answer, asked, now) if answer.accepted else self._refused(answer, now)
+            case HeartbeatResponse():
+                self._last_answer = now
+                self._failures = 0
+                return []
+            case UpdateNodeInfoResponse():
+                self._told = asked.info
+                return []
+            case BacError() if shaking:
+                return self._failed(answer.cause, now)
+            case BacError(code=code) if code == HANDSHAKE_REQUIRED:
+                return self._lose("the orchestrator asks for a new handshake", now)
+            case BacError():
+                return [Ignored(self._node, f"the orchestrator could not answer: {answer.cause}")]
+            case _:
+                words = f"{type(answer).__name__} is no answer to {asked.kind.__name__}"
+                return [Ignored(self._node, words), *(self._failed(words, now) if shaking else [])]
+
+    def _accepted(self, answer: HandshakeResponse, asked: _Asked, now: int) -> list[ComputeOutput]:
+        self._step(ComputeSignal.ACCEPTED)
+        self._last_answer = now
+        self._beat_at = now + self._timings.heartbeat_ns
+        self._told = asked.info
+        if not self._receiver.has_begun:  # commands may overtake this answer
+            self._receiver.last_seq = answer.starting_orchestrator_seq
+        reason = answer.reason or ""
+        return [
+            SessionOpened(reason, answer.starting_orchestrator_seq, answer.last_compute_seq),
+            *self._tell(now),
+        ]
+
+    def _refused(self, answer: HandshakeResponse, now: int) -> list[ComputeOutput]:
+        return self._failed(f"the orchestrator refused us: {answer.reason or 'no reason given'}", now)
+
+    # --- steps ---
+
+    def _handshake(self, now: int) -> Send:
+        """Begin a session: what an earlier one had sent or received is void."""
+        self._step(ComputeSignal.DUE)
+        self._handshakes += 1
+        self._sender = self._new_sender()
+        self._receiver = self._new_receiver(self.last_orchestrator_seq)
+        request = HandshakeRequest(
+            info=self._info, start_time=self._start_time, last_orchestrator_seq=self.last_orchestrator_seq
+        )
+        return self._ask(request, now, self._timings.request_timeout_ns)
+
+    def _failed(self, reason: str, now: int) -> list[ComputeOutput]:
+        self._step(ComputeSignal.FAILED)
+        return self._wait(reason, now)
+
+    def _lose(self, reason: str, now: int) -> list[ComputeOutput]:
+        self._step(ComputeSignal.LOST)
+        return self._wait(reason, now)
+
+    def _wait(self, reason: str, now: int) -> list[ComputeOutput]:
+        """Try again soon if all was well, else after a while: a session counts as well once a heartbeat is answered."""
+        self._asked.clear()
+        wait_ns = self._rehandshake_ns()
+        if self._failures:
+            least, most = self._timings.reconnect_min_ns, self._timings.reconnect_max_ns
+            wait_ns = int(backoff(self._failures, least, most) * (0.75 + self._jitter() / 2))
+        self._failures += 1
+        self._handshake_at = now + wait_ns
+        return [SessionLost(reason, self._handshake_at)]
+
+    def _tell(self, now: int) -> list[ComputeOutput]:
+        """Send what the orchestrator does not know of us yet, unless that is under way."""
+        under_way = any(asked.kind is UpdateNodeInfoRequest for asked in self._asked.values())
+        if self.state is not ComputeState.CONNECTED or under_way or _lasting(self._info) == _lasting(self._told):
+            return []
+        return [self._ask(UpdateNodeInfoRequest(self._info), now, self._timings.request_timeout_ns)]
+
+    def _ask(self, request: Request, now: int, timeout_ns: int) -> Send:
+        self._requests += 1
+        key = str(self._requests)
+        self._asked[key] = _Asked(type(request), now + timeout_ns, self._info)
+        data = envelope.encode(envelope.metadata(request, source=self._node, now=now), request)
+        return Send(subjects.subject(self._node, Plane.OUT_CTRL), data, f"{self._inbox}.{_CONTROL}.{key}")
+
+    def _rehandshake_ns(self) -> int:
+        least, most = self._timings.rehandshake_min_ns, self._timings.rehandshake_max_ns
+        return least + int((most - least) * self._jitter())
+
+    def _step(self, signal: ComputeSignal) -> ComputeState:
+        """Move; return where we were."""
+        was, self.state = self.state, step(COMPUTE, self.state, signal)
+        return was
+
+    def _new_sender(self) -> Sender:
+        return Sender(
+            node=self._node,
+            subject=subjects.subject(self._node, Plane.OUT_MSGS),
+            source=self._node,
+            inbox=f"{self._inbox}.{self._handshakes}",
+            timings=self._timings,
+            limits=self._limits,
+        )
+
+    def _new_receiver(self, last_seq: int) -> Receiver:
+        return Receiver(
+            node=self._node, session=self._handshakes, kinds=_COMMANDS, limits=self._limits, last_seq=last_seq
+        )
+
+
+def _command(received: envelope.Envelope, delivery: Delivery) -> CommandReceived:
+    assert isinstance(received.payload, AskForBid | BidAccepted | BidRejected | CancelExecution), "it was checked"
+    return CommandReceived(received.payload, received.seq, delivery)
+
+
+def _lasting(info: NodeInfo) -> NodeInfo:
+    """Leave out what heartbeats carry."""
+    offer = msgspec.structs.replace(
+        info.compute_node_info,
+        queue_capacity=Resources(),
+        available_capacity=Resources(),
+        running_executions=0,
+        enqueued_executions=0,
+    )
+    return msgspec.structs.replace(info, compute_node_info=offer)

@@ -28,12 +28,14 @@ class Incoming(Protocol):
 
 
 class Send(msgspec.Struct, frozen=True):
-    """To be published now. A reply subject means that an answer comes back to one of our inboxes."""
+    """To be published now. A reply subject means that an answer comes back to one of our inboxes.
+
+    NATS headers are not needed: a 1.9 node repeats its metadata there, and none reads them.
+    """
 
     subject: str
     data: bytes
     reply: str = ""
-    headers: dict[str, str] | None = None
 
 
 class Delivery(msgspec.Struct, frozen=True):

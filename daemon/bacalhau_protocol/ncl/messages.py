@@ -183,6 +183,13 @@ class BacError(msgspec.Struct, frozen=True):
     code: str = msgspec.field(default="", name="Code")
 
 
+class Ack(msgspec.Struct, frozen=True):
+    """The bare answer to a message of the data plane, without envelope: refused if `error` says something."""
+
+    error: str = ""
+    delay: int = 0  # nanoseconds; a suggestion that nobody follows
+
+
 Request = HandshakeRequest | HeartbeatRequest | UpdateNodeInfoRequest | ShutdownNoticeRequest | PreSignURLRequest
 Response = (
     HandshakeResponse

@@ -1,14 +1,63 @@
-"""The orchestrator's end of NCL: one session per connected node, one collection for all."""
+"""The orchestrator's end of NCL: one session per connected node, one collection for all.
+
+A leader's sessions are soft state: a new leader starts with none, tells every node to shake hands, and derives from its
+log what each must know. Nothing depends on replay.
+"""
 
 from __future__ import annotations
 
-from bacalhau_protocol.ncl.events import Delivery, Incoming, NodeHandshook, OrchestratorOutput
-from bacalhau_protocol.ncl.messages import Command
-from bacalhau_protocol.ncl.timings import FOREIGN, LIMITS, OWN, Limits, Timings
+from typing import Final, assert_never
+
+from bacalhau_protocol.api.subjects import TOKEN, inbox_prefix
+from bacalhau_protocol.errors import Busy
+from bacalhau_protocol.models.node import NodeInfo, NodeType
+from bacalhau_protocol.ncl import envelope, messages, subjects
+from bacalhau_protocol.ncl.deadlines import Deadlines
+from bacalhau_protocol.ncl.events import (
+    Delivery,
+    HeartbeatReceived,
+    Ignored,
+    Incoming,
+    NodeHandshook,
+    NodeInfoUpdated,
+    NodeLeft,
+    NodeLost,
+    OrchestratorOutput,
+    ReportReceived,
+    Send,
+)
+from bacalhau_protocol.ncl.lifecycle import NodeSignal, NodeState
+from bacalhau_protocol.ncl.messages import (
+    BacError,
+    BidResult,
+    Command,
+    ComputeError,
+    HandshakeRequest,
+    HandshakeResponse,
+    HeartbeatRequest,
+    HeartbeatResponse,
+    PreSignURLRequest,
+    Response,
+    RunResult,
+    ShutdownNoticeRequest,
+    ShutdownNoticeResponse,
+    UpdateNodeInfoRequest,
+    UpdateNodeInfoResponse,
+)
+from bacalhau_protocol.ncl.node_session import OrchestratorSession
+from bacalhau_protocol.ncl.receiver import malformed
+from bacalhau_protocol.ncl.subjects import Plane
+from bacalhau_protocol.ncl.timings import FOREIGN, LIMITS, OWN, SECOND, Limits, Timings
+
+CONTROL_SOURCE: Final = "orchestrator-control"
+REQUESTS_SOURCE: Final = "orchestrator-data-plane-responder"
+FOREIGN_INBOX: Final = "_INBOX."
+TICK_MAX_NS: Final = 5 * SECOND
+"""`tick` wants to be called at least so often; a longer pause was ours (a stopped process), not the nodes' silence."""
 
 
 class OrchestratorSessions:
-    """All sessions of one leader. Soft state: a new leader starts empty, and every node shakes hands again.
+    """All sessions of one leader.
 
     Use::
 
@@ -24,24 +73,51 @@ class OrchestratorSessions:
     ----------
     inbox
         A subject prefix of our own, never used by an earlier process: answers come to `<inbox>.<node>.…`.
+    own, foreign
+        Timings of our nodes (they list `messages.OWN_PROTOCOL`) and of Bacalhau 1.9's.
     """
 
     def __init__(self, inbox: str, *, own: Timings = OWN, foreign: Timings = FOREIGN, limits: Limits = LIMITS) -> None:
-        raise NotImplementedError
+        self._inbox = inbox
+        self._own = own
+        self._foreign = foreign
+        self._limits = limits
+        self._sessions: dict[str, OrchestratorSession] = {}
+        self._opened = 0
+        self._deadlines = Deadlines()
+        self._last_tick: int | None = None
+        self._resumed_at = 0  # silence before this moment was ours
 
     @property
     def subscriptions(self) -> tuple[str, ...]:
-        """What to subscribe to, before anything else: three wildcards over all nodes and our inbox."""
-        raise NotImplementedError
+        """What to subscribe to, before anything else: wildcards over all nodes and our inbox."""
+        planes = (Plane.OUT_CTRL, Plane.OUT_MSGS, Plane.OUT_REQUESTS)
+        return (*(subjects.of_all_nodes(plane) for plane in planes), f"{self._inbox}.>")
 
     @property
     def connected(self) -> frozenset[str]:
         """Ids of the nodes that have a session now (silent ones too)."""
-        raise NotImplementedError
+        return frozenset(self._sessions)
 
     def message(self, message: Incoming, now: int) -> list[OrchestratorOutput]:
         """Take a message from any of the subscriptions. Never raises for what a peer sent."""
-        raise NotImplementedError
+        parsed = subjects.parse(message.subject)
+        if parsed is None:
+            if message.subject.startswith(f"{self._inbox}."):
+                return self._answer(message, now)
+            return [Ignored("", f"{message.subject} is no subject of ours")]
+        node, plane = parsed
+        match plane:
+            case Plane.OUT_CTRL:
+                return self._request(node, message, CONTROL_SOURCE, now)
+            case Plane.OUT_REQUESTS:
+                return self._request(node, message, REQUESTS_SOURCE, now)
+            case Plane.OUT_MSGS:
+                return self._report(node, message, now)
+            case Plane.IN_MSGS:
+                return [Ignored(node, f"{message.subject} is not for an orchestrator")]
+            case _:
+                assert_never(plane)
 
     def accept(
         self,
@@ -56,32 +132,228 @@ class OrchestratorSessions:
 
         `starting_seq` is the current event number: what is sent from now on has higher ones.
         """
-        raise NotImplementedError
+        self.drop(handshake.node)
+        self._opened += 1
+        timings = self._own if messages.is_own(handshake.info) else self._foreign
+        session = OrchestratorSession(
+            handshake.node,
+            number=self._opened,
+            inbox=self._inbox,
+            timings=timings,
+            limits=self._limits,
+            last_seq=last_compute_seq,
+            now=now,
+        )
+        self._sessions[handshake.node] = session
+        self._schedule(session)
+        return [
+            self._reply(
+                handshake.reply,
+                HandshakeResponse(
+                    accepted=True,
+                    reason=reason,
+                    last_compute_seq=last_compute_seq,
+                    starting_orchestrator_seq=starting_seq,
+                ),
+                now,
+            )
+        ]
 
     def refuse(self, handshake: NodeHandshook, now: int, reason: str) -> list[OrchestratorOutput]:
         """Answer that the node may not join, and why; a session that it has is ended."""
-        raise NotImplementedError
+        self.drop(handshake.node)
+        return [self._reply(handshake.reply, HandshakeResponse(accepted=False, reason=reason), now)]
 
     def send(self, node: str, command: Command, *, seq: int, tag: object, now: int) -> list[OrchestratorOutput]:
         """Send in order; `DeliveryConfirmed` with this tag tells when the node has handled it.
 
         Without a session nothing is sent: the next handshake derives all again. Build an AskForBid with
-        `messages.ask_for_bid`. Raises `UsageError` when the message is larger than NATS carries.
+        `messages.ask_for_bid`. A command larger than NATS carries comes back as `DeliveryRefused`.
         """
-        raise NotImplementedError
+        session = self._sessions.get(node)
+        if session is None:
+            return []
+        try:
+            out = list[OrchestratorOutput](session.sender.send(command, seq=seq, tag=tag, now=now))
+        except Busy as error:
+            self._end(session, NodeSignal.EXPIRY)
+            return [NodeLost(node, session.last_heard, error.message)]
+        self._schedule(session)
+        return out
 
-    def persisted(self, delivery: Delivery, now: int) -> list[OrchestratorOutput]:
+    def persisted(self, delivery: Delivery) -> list[OrchestratorOutput]:
         """Say that what a report meant is stored; acknowledgements leave in the order of the reports."""
-        raise NotImplementedError
+        session = self._sessions.get(delivery.node)
+        return list(session.receiver.persisted(delivery)) if session else []
 
     def drop(self, node: str) -> None:
         """End a node's session (rejected, credential revoked): its next heartbeat is told to shake hands."""
-        raise NotImplementedError
+        session = self._sessions.get(node)
+        if session:
+            self._end(session, NodeSignal.ENDED)
 
     def tick(self, now: int) -> list[OrchestratorOutput]:
         """Do what is due: silence, loss, repeats."""
-        raise NotImplementedError
+        if self._last_tick is not None and now - self._last_tick > 2 * TICK_MAX_NS:
+            self._resumed_at = now
+        self._last_tick = now
+        out: list[OrchestratorOutput] = []
+        for node in self._deadlines.pop_due(now):
+            session = self._sessions[node]
+            out += session.tick(now, self._silent_since(session))
+            if session.state is NodeState.GONE:
+                del self._sessions[node]
+            else:
+                self._schedule(session)
+        return out
 
     def next_tick(self) -> int | None:
-        """Return when `tick` is next worth calling; may be early, never late."""
-        raise NotImplementedError
+        """Return when `tick` is next worth calling; may be early, never late. None without sessions."""
+        soonest = self._deadlines.soonest()
+        if not self._sessions or soonest is None:
+            return None
+        return soonest if self._last_tick is None else min(soonest, self._last_tick + TICK_MAX_NS)
+
+    # --- what peers send ---
+
+    def _answer(self, message: Incoming, now: int) -> list[OrchestratorOutput]:
+        """Take an acknowledgement; one for an earlier session or try is late and of no use."""
+        node, _, rest = message.subject[len(self._inbox) + 1 :].partition(".")
+        number, _, key = rest.partition(".")
+        session = self._sessions.get(node)
+        if session is None or number != str(session.number):
+            return []
+        out = list[OrchestratorOutput](session.sender.answer(key, message, now))
+        self._schedule(session)
+        return out
+
+    def _report(self, node: str, message: Incoming, now: int) -> list[OrchestratorOutput]:
+        session = self._sessions.get(node)
+        if session is None:  # not acknowledged: the node repeats it after its handshake
+            return [Ignored(node, "a report came before the handshake")]
+        if message.reply and not _may_answer(node, message.reply):
+            return [Ignored(node, f"a report wants its acknowledgement at {message.reply!r}")]
+
+        def received(report: envelope.Envelope, delivery: Delivery) -> ReportReceived:
+            assert isinstance(report.payload, BidResult | RunResult | ComputeError), "the receiver has checked"
+            return ReportReceived(node, report.payload, report.seq, delivery)
+
+        return session.heard(now) + session.receiver.message(message, received)
+
+    def _request(self, node: str, message: Incoming, source: str, now: int) -> list[OrchestratorOutput]:
+        if not _may_answer(node, message.reply):
+            return [Ignored(node, f"a request on {message.subject} wants its answer at {message.reply!r}")]
+        try:
+            payload = envelope.decode(message.data).payload
+        except envelope.Unreadable as error:
+            answer = BacError(cause=f"failed to deserialize request: {error.message}")
+            return [malformed(node, error), self._reply(message.reply, answer, now, source)]
+        if source == REQUESTS_SOURCE:
+            if isinstance(payload, PreSignURLRequest):
+                refusal = BacError(cause="Managed S3 publisher is not available", code="BadRequest")
+                return [self._reply(message.reply, refusal, now, source)]
+            return self._no_handler(node, payload, message, now, source)
+        match payload:
+            case HandshakeRequest():
+                return self._handshake(node, payload, message, now)
+            case HeartbeatRequest() | UpdateNodeInfoRequest() | ShutdownNoticeRequest():
+                return self._control(node, payload, message.reply, now)
+            case _:
+                return self._no_handler(node, payload, message, now, source)
+
+    def _handshake(self, node: str, request: HandshakeRequest, message: Incoming, now: int) -> list[OrchestratorOutput]:
+        fault = _fault_of(node, request.info)
+        if fault is not None:
+            return [Ignored(node, fault.cause), self._reply(message.reply, fault, now)]
+        handshake = NodeHandshook(node, request.info, request.start_time, request.last_orchestrator_seq, message.reply)
+        if request.info.node_type is not NodeType.COMPUTE:
+            return [
+                Ignored(node, "its NodeType is not Compute"),
+                *self.refuse(handshake, now, "node is not a compute node"),
+            ]
+        return [handshake]
+
+    def _control(
+        self,
+        node: str,
+        request: HeartbeatRequest | UpdateNodeInfoRequest | ShutdownNoticeRequest,
+        reply: str,
+        now: int,
+    ) -> list[OrchestratorOutput]:
+        session = self._sessions.get(node)
+        said = request.info.node_id if isinstance(request, UpdateNodeInfoRequest) else request.node_id
+        if session is None:
+            return [self._reply(reply, messages.handshake_required(node), now)]
+        if said != node:
+            return [Ignored(node, _wrong_id(said).cause), self._reply(reply, _wrong_id(said), now)]
+        out = session.heard(now)
+        last_seq = session.receiver.last_seq
+        match request:
+            case HeartbeatRequest():
+                out += [
+                    self._reply(reply, HeartbeatResponse(last_seq), now),
+                    HeartbeatReceived(
+                        node, request.available_capacity, request.queue_used_capacity, request.last_orchestrator_seq
+                    ),
+                ]
+            case UpdateNodeInfoRequest():
+                out += [
+                    self._reply(reply, UpdateNodeInfoResponse(accepted=True), now),
+                    NodeInfoUpdated(node, request.info),
+                ]
+            case ShutdownNoticeRequest():
+                self._end(session, NodeSignal.ENDED)
+                out += [
+                    self._reply(reply, ShutdownNoticeResponse(last_seq), now),
+                    NodeLeft(node, request.reason or "graceful shutdown"),
+                ]
+            case _:
+                assert_never(request)
+        return out
+
+    def _no_handler(
+        self, node: str, payload: messages.Payload, message: Incoming, now: int, source: str
+    ) -> list[OrchestratorOutput]:
+        words = f"no handler found for message type: {messages.NAMES[type(payload)]}"
+        answer = BacError(cause=words, code="NotFound")
+        return [Ignored(node, words), self._reply(message.reply, answer, now, source)]
+
+    # --- bookkeeping ---
+
+    def _reply(self, reply: str, payload: Response, now: int, source: str = CONTROL_SOURCE) -> Send:
+        return Send(reply, envelope.encode(envelope.metadata(payload, source=source, now=now), payload))
+
+    def _end(self, session: OrchestratorSession, signal: NodeSignal) -> None:
+        session.end(signal)
+        del self._sessions[session.node]
+        self._deadlines.discard(session.node)
+
+    def _silent_since(self, session: OrchestratorSession) -> int:
+        return max(session.last_heard, self._resumed_at)
+
+    def _schedule(self, session: OrchestratorSession) -> None:
+        self._deadlines.not_later(session.node, session.next_tick(self._silent_since(session)))
+
+
+def _may_answer(node: str, reply: str) -> bool:
+    """Whether a reply subject is an inbox of the node's: we must not be made to publish anywhere else."""
+    return reply.startswith((f"{inbox_prefix(node)}.", FOREIGN_INBOX))
+
+
+def _wrong_id(said: str) -> BacError:
+    return BacError(
+        cause=f"the message names node {said!r}, its subject another one",
+        hint="a node's id, its credential and its subjects must be the same",
+        code="BadRequest",
+    )
+
+
+def _fault_of(node: str, info: NodeInfo) -> BacError | None:
+    """Say why this can be no node of ours."""
+    if TOKEN.fullmatch(node) is None:
+        return BacError(
+            cause=f"node id {node!r} is not usable",
+            hint="a node id has 1 to 64 characters of A-Z, a-z, 0-9, _ and -",
+            code="BadRequest",
+        )
+    return None if info.node_id == node else _wrong_id(info.node_id)
