@@ -1,0 +1,45 @@
+"""`nats`, the default: results stay on the node and are fetched from it over NATS, chunk by chunk.
+
+Publishing makes the list of files with their hashes; how long results are kept is the node's retention (`compute/
+retention.py`). The result names node and execution, nothing else: the orchestrator gives out tickets for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from bacalhau_daemon.compute import manifest
+from bacalhau_daemon.storage import params
+from bacalhau_protocol.errors import NodeFailed
+from bacalhau_protocol.models.job import SpecConfig
+from bacalhau_protocol.plugins import Ability, PluginContext, Progress, Published, RunRequest
+
+
+class NatsPublisher:
+    """Keeps results where they are."""
+
+    def __init__(self, context: PluginContext) -> None:
+        self._node_id = context.node_id
+
+    async def ability(self) -> Ability:
+        """Always available."""
+        return Ability(available=True)
+
+    def check(self, publisher: SpecConfig) -> list[str]:
+        """There are no parameters."""
+        return params.read(publisher, ())[1]
+
+    async def publish(self, run: RunRequest, progress: Progress) -> Published:
+        """List and hash the results."""
+        result = SpecConfig(type="nats", params={"NodeID": self._node_id, "ExecutionID": run.execution_id})
+        if not run.results_dir.is_dir():
+            return Published(result=result)
+        try:
+            entries = await asyncio.to_thread(manifest.build, run.results_dir, progress)
+            await asyncio.to_thread(manifest.write, run.execution_dir, entries)
+        except OSError as error:
+            raise NodeFailed(f"results cannot be read: {error}", place=run.execution_id) from error
+        return Published(result=result, size_bytes=sum(entry.size for entry in entries))
+
+    async def close(self) -> None:
+        """Nothing is held open."""

@@ -1,0 +1,86 @@
+"""Every installed publisher keeps the contract of `plugins.Publisher`. A new one adds a row to SETTINGS."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from bacalhau_protocol import plugins
+from bacalhau_protocol.models.job import Job, SpecConfig, Task
+from bacalhau_protocol.models.resources import Resources
+
+SETTINGS: dict[str, dict[str, Any]] = {"local": {"port": 0}, "nats": {}}
+
+
+def request(tmp_path: Path, execution: str = "e-1") -> plugins.RunRequest:
+    """A run with stdout and an output in a directory of its own."""
+    directory = tmp_path / execution
+    (directory / "results" / "outputs").mkdir(parents=True)
+    (directory / "results" / "stdout").write_text("hello\n")
+    (directory / "results" / "outputs" / "a.bin").write_bytes(bytes(range(256)))
+    return plugins.RunRequest(
+        execution_id=execution,
+        attempt=1,
+        job=Job(id="j-1", tasks=(Task(name="main", engine=SpecConfig(type="noop")),)),
+        resources=Resources(),
+        env={},
+        inputs=(),
+        outputs=(),
+        execution_dir=directory,
+        timeout_s=0,
+    )
+
+
+@pytest.fixture(params=plugins.names(plugins.PUBLISHERS))
+async def publisher(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[plugins.Publisher]:
+    kind = str(request.param)
+    assert kind in SETTINGS, f"publisher {kind!r} has no row in SETTINGS"
+    data_dir = tmp_path / "plugin"
+    data_dir.mkdir(mode=0o700)
+    context = plugins.PluginContext(node_id="n-1", data_dir=data_dir, settings=SETTINGS[kind])
+    made = cast("plugins.Publisher", plugins.load(plugins.PUBLISHERS, kind, context))
+    assert (await made.ability()).available
+    yield made
+    await made.close()
+
+
+def ignore(what: str, done: int, total: int) -> None:
+    pass
+
+
+def test_it_is_a_publisher(publisher: plugins.Publisher) -> None:
+    """Each class fits the protocol."""
+    assert isinstance(publisher, plugins.Publisher)
+
+
+def test_unknown_parameters_are_named(publisher: plugins.Publisher) -> None:
+    """Bare is fine; a parameter nobody knows is said."""
+    assert publisher.check(SpecConfig(type="x")) == []
+    assert "Bukket" in publisher.check(SpecConfig(type="x", params={"Bukket": "b"}))[0]
+
+
+async def test_publishing_says_where_and_how_much(publisher: plugins.Publisher, tmp_path: Path) -> None:
+    """The result has a type and parameters; the tree is untouched."""
+    run = request(tmp_path)
+    published = await publisher.publish(run, ignore)
+    assert published.result.type
+    assert published.result.values
+    assert published.size_bytes > 0
+    assert run.stdout_path.read_text() == "hello\n"
+
+
+async def test_publishing_twice_gives_the_same(publisher: plugins.Publisher, tmp_path: Path) -> None:
+    """Idempotent by execution: a restart in between does no harm."""
+    run = request(tmp_path)
+    assert await publisher.publish(run, ignore) == await publisher.publish(run, ignore)
+
+
+async def test_progress_reaches_its_total(publisher: plugins.Publisher, tmp_path: Path) -> None:
+    """Bytes done grow up to what was announced."""
+    seen: list[tuple[int, int]] = []
+    await publisher.publish(request(tmp_path), lambda _what, done, total: seen.append((done, total)))
+    assert seen[-1] == (262, 262)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
