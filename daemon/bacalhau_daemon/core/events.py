@@ -164,6 +164,7 @@ class JobStopped(Event, frozen=True, kw_only=True):
     """Somebody stopped the job."""
 
     j: int
+    version: int = 1
     reason: str = ""
     eval: str = ""
     by: str = ""
@@ -174,6 +175,7 @@ class JobStateChanged(Event, frozen=True, kw_only=True):
     """The job's state changed by itself."""
 
     j: int
+    version: int = 1
     to: JobStateType
     cause: Cause
     message: str = ""
@@ -184,6 +186,7 @@ class JobUnplaced(Event, frozen=True, kw_only=True):
     """No node fits now: the job waits, or fails in the same record. Again only when the reason has changed."""
 
     j: int
+    version: int = 1
     partitions: int  # how many wait
     why: Why
     message: str  # for people, one line per distinct reason
@@ -198,11 +201,12 @@ class ExecutionPlanned(Event, frozen=True, kw_only=True):
     x: int
     id: str
     j: int
+    version: int = 1  # the job's
     node: str
     partition: int = 0
     attempt: int = 1  # of this partition in this version
     resources: Resources = Resources()
-    why: Why | None = None  # None: the same as the one before in this record
+    why: Why | None = None  # None: the same as that of execution x - 1
 
 
 class BidApproved(Event, frozen=True, kw_only=True):

@@ -160,49 +160,54 @@ class CredentialState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
 
 class Tally:
-    """A job's executions, indexed: derived, never stored. All of the current version but `old`."""
+    """A job's executions, indexed: derived, never stored. Of the current version, but for `old`."""
 
-    __slots__ = ("all", "done", "live", "old", "tries", "vacant")
+    __slots__ = ("done", "failed", "live", "old", "tries", "vacant", "xs")
 
     def __init__(self, count: int) -> None:
-        self.all: list[int] = []  # x, in order of creation
+        self.xs: set[int] = set()  # every execution of the job that is in the state, of any version
         self.live: dict[int, int] = {}  # partition → x
-        self.done: set[int] = set()  # partitions
-        self.tries: dict[int, list[int]] = {}  # partition → x of its tries that did not succeed
-        self.vacant: dict[int, None] = dict.fromkeys(range(count))  # partitions without a live or completed execution
+        self.done: dict[int, int] = {}  # partition → x that completed it
+        self.tries: dict[int, list[int]] = {}  # partition → x of its tries that failed, were refused or lost
+        self.failed = 0  # how many those are
+        self.vacant: dict[int, None] = dict.fromkeys(range(count))  # partitions neither live nor done
         self.old: set[int] = set()  # x of live executions of earlier versions
 
 
 class NodeUse:
-    """What a node's live executions were given: derived, never stored."""
+    """What a node's executions were given, the owed ones included: derived, never stored. CPU in millicores."""
 
     __slots__ = ("cpu", "disk", "gpu", "live", "memory", "owed")
 
     def __init__(self) -> None:
-        self.live: set[int] = set()  # x
-        self.owed: dict[int, None] = {}  # x, over, the node must be told
-        self.cpu = 0.0
-        self.memory = self.disk = self.gpu = 0
+        self.live: dict[int, None] = {}  # x, in order of creation
+        self.owed: dict[int, None] = {}  # x, over, but the node must be told
+        self.cpu = self.memory = self.disk = self.gpu = 0
 
 
 class Dirty:
-    """What changed since the last record was handed to the query side."""
+    """What was touched since the last record was handed on, with the number of the last event that did."""
 
-    __slots__ = ("cluster", "credentials", "executions", "jobs", "nodes")
+    __slots__ = ("credentials", "executions", "jobs", "nodes")
 
     def __init__(self) -> None:
-        self.cluster = False
-        self.jobs: dict[int, JobState] = {}
-        self.executions: dict[int, ExecutionState] = {}
-        self.nodes: dict[str, NodeRecord] = {}
-        self.credentials: dict[str, CredentialState] = {}  # by sha256
+        self.jobs: dict[int, int] = {}  # j → event
+        self.executions: dict[int, int] = {}
+        self.nodes: dict[str, int] = {}
+        self.credentials: dict[str, int] = {}  # by sha256
 
 
 class State:
     """All of it. Dicts keyed by the integers of the log or by ids; the rest are indexes that `fold` keeps."""
 
     def __init__(self) -> None:
-        self.cluster = ClusterState()
+        self.cluster = ""
+        self.term = 0
+        self.leader = ""
+        self.leader_since = 0
+        self.event = 0  # number of the last event folded
+        self.next_j = 1
+        self.next_x = 1
         self.jobs: dict[int, JobState] = {}
         self.executions: dict[int, ExecutionState] = {}
         self.nodes: dict[str, NodeRecord] = {}
@@ -211,10 +216,31 @@ class State:
         self.job_ids: dict[str, int] = {}
         self.job_names: dict[tuple[str, str], int] = {}  # (namespace, name)
         self.execution_ids: dict[str, int] = {}
-        self.tallies: dict[int, Tally] = {}
-        self.uses: dict[str, NodeUse] = {}
-        self.identities: dict[str, set[str]] = {}  # identity → sha256
+        self.tallies: dict[int, Tally] = {}  # of jobs in the state
+        self.uses: dict[str, NodeUse] = {}  # of nodes that have any
+        self.identities: dict[str, dict[str, None]] = {}  # identity → sha256
         self.dirty = Dirty()
+
+    def execution(self, execution_id: str) -> ExecutionState | None:
+        """Return an execution by its id."""
+        x = self.execution_ids.get(execution_id)
+        return None if x is None else self.executions[x]
+
+    def use(self, node: str) -> NodeUse:
+        """Return what is used of a node; an empty one when nothing is."""
+        return self.uses.get(node) or NodeUse()
+
+    def cluster_state(self) -> ClusterState:
+        """Return what there is one of."""
+        return ClusterState(
+            cluster=self.cluster,
+            term=self.term,
+            leader=self.leader,
+            leader_since=self.leader_since,
+            event=self.event,
+            next_j=self.next_j,
+            next_x=self.next_x,
+        )
 
 
 LIVE: dict[str, type[msgspec.Struct]] = {
