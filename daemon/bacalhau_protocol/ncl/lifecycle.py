@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 from bacalhau_protocol.errors import Internal
 
 
-class ComputeState(enum.Enum):
+class ComputeState(enum.StrEnum):
     """Where a compute node's session is."""
 
     OFFLINE = "offline"  # no link
@@ -24,7 +24,7 @@ class ComputeState(enum.Enum):
     CLOSED = "closed"
 
 
-class ComputeSignal(enum.Enum):
+class ComputeSignal(enum.StrEnum):
     """What moves a compute node's session."""
 
     LINK_UP = "link up"
@@ -37,7 +37,7 @@ class ComputeSignal(enum.Enum):
     ENDED = "notice answered or given up"
 
 
-class NodeState(enum.Enum):
+class NodeState(enum.StrEnum):
     """What an orchestrator knows of a node that has a session."""
 
     LIVE = "live"
@@ -45,7 +45,7 @@ class NodeState(enum.Enum):
     GONE = "gone"  # the session has ended
 
 
-class NodeSignal(enum.Enum):
+class NodeSignal(enum.StrEnum):
     """What moves it."""
 
     HEARD = "any message of the node"
@@ -97,8 +97,8 @@ NODE: Final[dict[NodeState, dict[NodeSignal, NodeState]]] = {
     _N.GONE: {},
 }
 
-State = TypeVar("State", bound=enum.Enum)
-Signal = TypeVar("Signal", bound=enum.Enum)
+State = TypeVar("State", bound=enum.StrEnum)
+Signal = TypeVar("Signal", bound=enum.StrEnum)
 
 
 class IllegalTransition(Internal):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final, assert_never
 
-from bacalhau_protocol.api.subjects import TOKEN, inbox_prefix
+from bacalhau_protocol.api.subjects import TOKEN
 from bacalhau_protocol.errors import Busy
 from bacalhau_protocol.models.node import NodeInfo, NodeType
 from bacalhau_protocol.ncl import envelope, messages, subjects
@@ -51,7 +51,6 @@ from bacalhau_protocol.ncl.timings import FOREIGN, LIMITS, OWN, SECOND, Limits, 
 
 CONTROL_SOURCE: Final = "orchestrator-control"
 REQUESTS_SOURCE: Final = "orchestrator-data-plane-responder"
-FOREIGN_INBOX: Final = "_INBOX."
 TICK_MAX_NS: Final = 5 * SECOND
 """`tick` wants to be called at least so often; a longer pause was ours (a stopped process), not the nodes' silence."""
 
@@ -231,7 +230,7 @@ class OrchestratorSessions:
         session = self._sessions.get(node)
         if session is None:  # not acknowledged: the node repeats it after its handshake
             return [Ignored(node, "a report came before the handshake")]
-        if message.reply and not _may_answer(node, message.reply):
+        if message.reply and not subjects.is_inbox_of(node, message.reply):
             return [Ignored(node, f"a report wants its acknowledgement at {message.reply!r}")]
 
         def received(report: envelope.Envelope, delivery: Delivery) -> ReportReceived:
@@ -241,7 +240,7 @@ class OrchestratorSessions:
         return session.heard(now) + session.receiver.message(message, received)
 
     def _request(self, node: str, message: Incoming, source: str, now: int) -> list[OrchestratorOutput]:
-        if not _may_answer(node, message.reply):
+        if not subjects.is_inbox_of(node, message.reply):
             return [Ignored(node, f"a request on {message.subject} wants its answer at {message.reply!r}")]
         try:
             payload = envelope.decode(message.data).payload
@@ -333,11 +332,6 @@ class OrchestratorSessions:
 
     def _schedule(self, session: OrchestratorSession) -> None:
         self._deadlines.not_later(session.node, session.next_tick(self._silent_since(session)))
-
-
-def _may_answer(node: str, reply: str) -> bool:
-    """Whether a reply subject is an inbox of the node's: we must not be made to publish anywhere else."""
-    return reply.startswith((f"{inbox_prefix(node)}.", FOREIGN_INBOX))
 
 
 def _wrong_id(said: str) -> BacError:

@@ -12,9 +12,16 @@
 from __future__ import annotations
 
 import enum
+from typing import Final
 
 _ROOT = "bacalhau.global.compute"
 _PREFIX = _ROOT + "."
+
+FOREIGN_INBOX: Final = "_INBOX."
+OWN_INBOX: Final = "_R."
+INBOXES: Final = (FOREIGN_INBOX, OWN_INBOX)
+"""How reply subjects begin. We answer nowhere else: a request names its own reply subject, and must not be able to make
+us publish into commands."""
 
 
 class Plane(enum.StrEnum):
@@ -46,6 +53,11 @@ def parse(subject_: str) -> tuple[str, Plane] | None:
     node, _, rest = subject_[len(_PREFIX) :].partition(".")
     plane = _PLANES.get(rest)
     return (node, plane) if node and plane is not None else None
+
+
+def is_inbox_of(node: str, reply: str) -> bool:
+    """Whether a reply subject may be this node's: under its own prefix, or in the space that all foreign nodes share."""
+    return reply.startswith((f"{OWN_INBOX}{node}.", FOREIGN_INBOX))
 
 
 def execution_logs(node: str) -> str:
