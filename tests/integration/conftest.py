@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -62,6 +63,11 @@ class Wire:
         state = CredentialState(sha256=hash_secret(secret), identity=identity, role=role, created=0)
         self.credentials[state.sha256] = msgspec.structs.replace(state, **more)
         return secret
+
+    @staticmethod
+    def now() -> int:
+        """Return the time, ns since the epoch."""
+        return time.time_ns()
 
     def revoke(self, identity: str) -> None:
         """End all credentials of an identity."""

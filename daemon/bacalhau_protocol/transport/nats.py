@@ -25,6 +25,7 @@ from bacalhau_protocol.transport.nats_subscription import NatsSubscription
 from bacalhau_protocol.transport.settings import (
     HINT_NOBODY,
     HINT_UNREACHABLE,
+    REFUSED_AGAIN_S,
     NatsSettings,
     headers_size,
     refusal,
@@ -199,16 +200,17 @@ class NatsBus:
 
     async def _run(self) -> None:
         """Live one life after another."""
-        failures = 0
+        failures = refusals = 0
         while True:
             try:
                 client = await self._connect()
             except errors.BacalhauError as error:
                 failures += 1
-                self._attempt_failed(error, failures)
-                await asyncio.sleep(retry_wait_s(failures, error))
+                refusals = refusals + 1 if isinstance(error, errors.Unauthenticated) else 0
+                self._attempt_failed(error, refusals)
+                await asyncio.sleep(REFUSED_AGAIN_S if refusals == 1 else retry_wait_s(failures))
                 continue
-            failures = 0
+            failures = refusals = 0
             try:
                 await self._live_through(client)
             finally:
@@ -296,8 +298,9 @@ class NatsBus:
                 tls=tls_context(self.settings.ca) if self.settings.ca else None,
             )
         except (nats.errors.Error, OSError, TimeoutError) as error:
+            greeted = client.client_id is not None
             await _abandon(client)
-            raise refusal(seen[-1] if seen else error, self.settings) from error
+            raise refusal(seen[-1] if seen else error, self.settings, greeted=greeted) from error
         seen.clear()
         return client
 
@@ -313,11 +316,11 @@ class NatsBus:
         reason = f": {self._last_error.message}" if self._last_error is not None else ""
         return errors.Unavailable(f"no connection{reason}", place=self.settings.place, hint=HINT_UNREACHABLE)
 
-    def _attempt_failed(self, error: errors.BacalhauError, failures: int) -> None:
+    def _attempt_failed(self, error: errors.BacalhauError, refusals: int) -> None:
         self._last_error = error
+        if refusals == 1:  # believed when it comes twice in a row
+            return
         if isinstance(error, errors.Unauthenticated):
-            if failures == 1:
-                return
             self._refused = error
             self._decided.set()
         self.report(error)

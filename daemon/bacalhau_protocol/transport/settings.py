@@ -55,10 +55,14 @@ def tls_context(ca: str) -> ssl.SSLContext:
         raise errors.UsageError(f"cannot read the CA certificate: {error}", place=ca) from error
 
 
-def refusal(error: Exception, settings: NatsSettings) -> errors.BacalhauError:
-    """Say in words why an attempt to connect failed; `Unauthenticated` when trying again will not help."""
+def refusal(error: Exception, settings: NatsSettings, *, greeted: bool) -> errors.BacalhauError:
+    """Say in words why an attempt to connect failed; `Unauthenticated` when trying again will not help.
+
+    A server that refuses says so and closes at once. Because our first ping is then still unread, the connection is
+    reset, and mostly its words are lost with it: so a reset after the greeting means the same.
+    """
     text = _words(error)
-    if _REFUSED_LOGIN.search(text):
+    if _REFUSED_LOGIN.search(text) or (greeted and isinstance(error, ConnectionResetError)):
         return errors.Unauthenticated(
             f"the server refuses the credential of {settings.identity!r}",
             place=settings.place,
@@ -77,10 +81,8 @@ def _words(error: Exception) -> str:
     return str(error).removeprefix("nats: ").strip("'") or type(error).__name__
 
 
-def retry_wait_s(failures: int, error: errors.BacalhauError) -> float:
+def retry_wait_s(failures: int) -> float:
     """Return how long to wait before the next attempt, with jitter."""
-    if isinstance(error, errors.Unauthenticated) and failures == 1:
-        return REFUSED_AGAIN_S
     return random.uniform(RETRY_MIN_S, min(RETRY_MAX_S, RETRY_MIN_S * 2 ** min(failures, 10)))
 
 
