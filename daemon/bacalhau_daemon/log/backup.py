@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -64,15 +64,22 @@ class BackupFile:
             self._file = path.open("rb")
         except OSError as error:
             raise NotFound(f"the backup cannot be read: {error.strerror}", place=str(path)) from error
-        line = self._file.readline()
-        self._total = hashlib.sha256(line)
         try:
-            self.header = msgspec.json.decode(line, type=Header)
+            self.header, self._total = self._read_header()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _read_header(self) -> tuple[Header, hashlib._Hash]:
+        line = self._file.readline()
+        try:
+            header = msgspec.json.decode(line, type=Header)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise self._damaged(1, f"this is not a backup: {error}") from error
-        if self.header.format != FORMAT or self.header.version > VERSION:
-            what = f"{self.header.format!r} version {self.header.version}"
-            raise LogTooNew(f"format {what} is not known", place=str(path), hint=NEWER)
+        if header.format != FORMAT or header.version > VERSION:
+            what = f"{header.format!r} version {header.version}"
+            raise LogTooNew(f"format {what} is not known", place=str(self.path), hint=NEWER)
+        return header, hashlib.sha256(line)
 
     def close(self) -> None:
         """Close the file."""
@@ -187,9 +194,7 @@ def check(log: Path) -> Chain:
     """
     reader = open_reader(log)
     try:
-        reader.check()
-        end = deque(reader.verify(), maxlen=1)
-        return end[0] if end else reader.origin
+        return reader.check(limit_bytes=sys.maxsize)
     finally:
         reader.close()
 

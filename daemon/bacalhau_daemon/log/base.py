@@ -27,7 +27,10 @@ class Fenced(msgspec.Struct, frozen=True):
 
 
 class Unavailable(msgspec.Struct, frozen=True):
-    """Surely not stored, for instance because the disk is full; the log goes on working."""
+    """Surely not stored, for instance because the disk is full; the log goes on working.
+
+    Never said of a record of which an earlier append was `Unknown` and may still arrive: that stays `Unknown`.
+    """
 
     reason: str
 

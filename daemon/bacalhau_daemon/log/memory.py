@@ -50,6 +50,7 @@ class MemoryLog:
         self._chains: list[Chain] = []
         self._records: list[bytes] = []
         self._late: list[tuple[int, bytes]] = []
+        self._doubt = b""  # the record whose append was answered Unknown
         self._acknowledged = 0
 
     @property
@@ -80,22 +81,28 @@ class MemoryLog:
         fault = Fault.UNAVAILABLE if self.full else self.plan.draw()
         self.faults[fault] += 1
         match fault:
-            case Fault.UNAVAILABLE:
+            case Fault.UNAVAILABLE if record != self._doubt:
                 return Unavailable("the disk is full" if self.full else "planned")
+            case Fault.UNAVAILABLE:
+                return Unknown("planned: unavailable, and an earlier append of it may still arrive")
             case Fault.LOST:
-                return Unknown("planned: lost")
+                return self._unknown(fault, record)
             case Fault.LATE:
                 self._late.append((expected, record))
-                return Unknown("planned: late")
+                return self._unknown(fault, record)
         outcome = self._store(expected, record)
         if fault is Fault.DUPLICATE:
             self._store(expected, record)
         self.deliver()
         if fault is Fault.UNANSWERED:
-            return Unknown("planned: unanswered")
+            return self._unknown(fault, record)
         if isinstance(outcome, Stored):
             self._acknowledged = max(self._acknowledged, outcome.n)
         return outcome
+
+    def _unknown(self, fault: Fault, record: bytes) -> Unknown:
+        self._doubt = record
+        return Unknown(f"planned: {fault}")
 
     def deliver(self) -> None:
         """Let appends arrive that were late."""
@@ -109,6 +116,7 @@ class MemoryLog:
         if self.plan.chance():
             self.deliver()
         self._late.clear()
+        self._doubt = b""
         while self.last() > max(self._acknowledged, self._origin.n) and self.plan.chance():
             self._records.pop()
             self._chains.pop()

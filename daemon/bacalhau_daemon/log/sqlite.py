@@ -58,14 +58,18 @@ class SqliteLog(SqliteReader):
                 raise LogDamaged(f"it is gone; it held {lost.n} records", place=str(path), hint=RESTORE)
             create(path)
         super().__init__(path)
-        self.check()
         self._dead: LogDamaged | None = None
-        self._tip = self.chain_at(self.last())
+        self._tip = self.check()  # before anything may write
         self._tip_file = os.open(tip_path(path), os.O_RDWR | os.O_CREAT, 0o600)
         self._unmerged_bytes = 0
         self._writer = _connect(path)
         self._checkpoint("TRUNCATE")  # what was read back is now surely on the disk
         self._note_tip()
+
+    @property
+    def tip(self) -> Chain:
+        """Where the chain stands after the newest record."""
+        return self._tip
 
     def close(self) -> None:
         """Close; the write-ahead log is merged into the file."""

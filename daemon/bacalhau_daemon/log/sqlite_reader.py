@@ -45,6 +45,8 @@ class SqliteReader:
     """A read-only view with a connection of its own."""
 
     def __init__(self, path: Path) -> None:
+        if path.stat().st_size == 0:  # SQLite would delete the write-ahead log
+            raise LogDamaged("it is empty", place=str(path), hint=RESTORE)
         self.path = path
         self._db = sqlite3.connect(
             f"{path.absolute().as_uri()}?mode=ro",
@@ -53,6 +55,7 @@ class SqliteReader:
             timeout=BUSY_TIMEOUT_S,
             check_same_thread=False,
         )
+        self._db.text_factory = bytes  # a flipped bit can make text of a record: the bytes are the same
 
     def close(self) -> None:
         """Close the connection."""
@@ -95,8 +98,11 @@ class SqliteReader:
             return None
         return row[0], row[1]
 
-    def check(self) -> None:
-        """Check what can be checked at once: format, count, gaps, and the tail against the tip file.
+    def check(self, limit_bytes: int = VERIFY_AT_START_BYTES) -> Chain:
+        """Check format, count, gaps, the tail against the tip file, and the chain of the newest records.
+
+        About `limit_bytes` of records are verified; the rest is for the scrub, `verify()` in idle time. Returns where
+        the chain stands at the end.
 
         Raises
         ------
@@ -107,6 +113,7 @@ class SqliteReader:
         """
         try:
             self._check()
+            return self._verify_recent(limit_bytes)
         except (sqlite3.Error, msgspec.MsgspecError, ValueError) as error:
             raise self._damaged(error, "file") from error
 
@@ -174,11 +181,7 @@ class SqliteReader:
         except LogDamaged as error:
             raise LogDamaged(error.message, place=f"{self.path}, record {chain.n + 1}", hint=error.hint) from error
 
-    def verify_recent(self, limit_bytes: int = VERIFY_AT_START_BYTES) -> Chain:
-        """Verify the newest records, about `limit_bytes` of them, and return where the chain stands at the end.
-
-        The rest is for the scrub: `verify()` in idle time.
-        """
+    def _verify_recent(self, limit_bytes: int) -> Chain:
         n = self.last()
         origin = self.origin
         while n > origin.n and limit_bytes > 0:
@@ -193,7 +196,7 @@ class SqliteReader:
         row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         if row is None:
             raise LogDamaged(f"its entry {key!r} is missing", place=str(self.path), hint=RESTORE)
-        return str(row[0])
+        return bytes(row[0]).decode()
 
     def _place(self, n: int) -> str:
         return f"{self.path}, record {n}"
