@@ -89,17 +89,17 @@ def describe(value: Any) -> str:
 
 def check_params(params: Mapping[str, Any], table: Table, path: str) -> Iterator[Problem]:
     """Yield problems and warnings of one bag of parameters; `path` is the bag's."""
-    by_fold = {name.lower(): name for name in table}
     seen: set[str] = set()
     for key, value in params.items():
-        name = by_fold.get(key.lower())
-        if name is None:
+        name = key if key in table else _unfold(key, table)
+        if not name:
             hint = f"known are {', '.join(table)}" if table else "it takes no parameters"
             yield Problem(join(path, key), "unknown parameter is ignored", hint, nearest(key, table), warning=True)
         elif value is not None:
             if value != "":
                 seen.add(name)
-            yield from _check_param(value, table[name], join(path, key))
+            if table[name] is not TEXT or not isinstance(value, str):  # nothing can be wrong with a plain text
+                yield from _check_param(value, table[name], join(path, key))
     for name, param in table.items():
         if name in seen:
             continue
@@ -107,6 +107,10 @@ def check_params(params: Mapping[str, Any], table: Table, path: str) -> Iterator
             yield Problem(join(path, name), f"missing or empty, {param.kind.value} is needed")
         elif param.absent:
             yield Problem(join(path, name), param.absent, warning=True)
+
+
+def _unfold(key: str, table: Table) -> str:
+    return next((name for name in table if name.lower() == key.lower()), "")
 
 
 def _check_param(value: Any, param: Param, path: str) -> Iterator[Problem]:
@@ -208,7 +212,7 @@ def _partition(value: dict[str, Any]) -> str:
 
 # ── tables ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-_TEXT, _NUMBER = Param(Kind.TEXT), Param(Kind.NUMBER)
+TEXT, _NUMBER = Param(Kind.TEXT), Param(Kind.NUMBER)
 _REQUIRED = Param(Kind.TEXT, required=True)
 
 ENGINES: dict[str, Table] = {
@@ -229,13 +233,13 @@ ENGINES: dict[str, Table] = {
         "DelayMs": _NUMBER,
         "PrepareMs": _NUMBER,
         "ExitCode": _NUMBER,
-        "Stdout": _TEXT,
-        "Stderr": _TEXT,
+        "Stdout": TEXT,
+        "Stderr": TEXT,
         "OutputBytes": _NUMBER,
         "Files": Param(Kind.ANY),
-        "Fail": _TEXT,
-        "FailAt": _TEXT,
-        "Outcome": _TEXT,
+        "Fail": TEXT,
+        "FailAt": TEXT,
+        "Outcome": TEXT,
     },
 }
 STORAGES: dict[str, Table] = {
@@ -250,21 +254,21 @@ STORAGES: dict[str, Table] = {
     "noop": {},
     "s3": {
         "Bucket": _REQUIRED,
-        "Key": _TEXT,
-        "Filter": _TEXT,
-        "Region": _TEXT,
-        "Endpoint": _TEXT,
-        "VersionID": _TEXT,
-        "ChecksumSHA256": _TEXT,
+        "Key": TEXT,
+        "Filter": TEXT,
+        "Region": TEXT,
+        "Endpoint": TEXT,
+        "VersionID": TEXT,
+        "ChecksumSHA256": TEXT,
         "Partition": Param(
             Kind.OBJECT,
             check=_partition,
             table={
-                "Type": _TEXT,
-                "Pattern": _TEXT,
+                "Type": TEXT,
+                "Pattern": TEXT,
                 "StartIndex": _NUMBER,
                 "EndIndex": _NUMBER,
-                "DateFormat": _TEXT,
+                "DateFormat": TEXT,
             },
         ),
     },
@@ -279,8 +283,8 @@ PUBLISHERS: dict[str, Table] = {
     "s3": {
         "Bucket": _REQUIRED,
         "Key": _REQUIRED,
-        "Endpoint": _TEXT,
-        "Region": _TEXT,
+        "Endpoint": TEXT,
+        "Region": TEXT,
         "Encoding": Param(Kind.TEXT, check=_encoding),
     },
 }

@@ -1,0 +1,135 @@
+"""Job files: text in, a `Job` and warnings out, or one error that carries every problem with line, column and path.
+
+    parsed = read_spec(text, "job.yaml", settings=["Count=3"])
+
+A file is YAML in Bacalhau's dialect, or JSON. Templates (`template.render`) are a step of their own before this one.
+Lines and columns count from 1, in characters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from bacalhau_protocol.errors import SpecError
+from bacalhau_protocol.models.binding import Binder
+from bacalhau_protocol.models.job import Job
+from bacalhau_protocol.models.json_nodes import read_json
+from bacalhau_protocol.models.nodes import Entries, Node
+from bacalhau_protocol.models.normalise import DEFAULTS, JobDefaults
+from bacalhau_protocol.models.problems import Problem, problems_of, spec_error
+from bacalhau_protocol.models.submission import JOB_BYTES_MAX, too_large
+from bacalhau_protocol.models.validate import examine
+from bacalhau_protocol.models.yaml_nodes import read_yaml
+
+NOT_SETTABLE = ("ID", "State", "Version", "Revision", "CreateTime", "ModifyTime")
+"""Keys of a job that the orchestrator sets; Bacalhau's command line refuses them in a file, its API ignores them."""
+
+
+class ParsedSpec(msgspec.Struct, frozen=True):
+    """A job as its file says it, not normalised, ready to be submitted."""
+
+    job: Job
+    warnings: tuple[Problem, ...] = ()
+
+
+def read_spec(
+    text: str | bytes,
+    name: str = "job.yaml",
+    *,
+    settings: Sequence[str] = (),
+    defaults: JobDefaults = DEFAULTS,
+    lenient: bool = False,
+) -> ParsedSpec:
+    """Read, bind and check a job file.
+
+    `name` stands in front of every problem. `settings` are `--set` changes. `defaults` are what the orchestrator is
+    believed to fill in: result paths need a publisher from somewhere. `lenient` reads the root as Bacalhau's API
+    does: keys that it does not know, and keys that only the orchestrator sets, are warnings or nothing.
+
+    Raises
+    ------
+    SpecError
+        one line per problem; `problems.problems_of` gives them as values.
+    """
+    try:
+        document = read_document(text, name)
+        if settings:
+            from bacalhau_protocol.models.settings import apply_settings  # noqa: PLC0415 - only `--set` needs it
+
+            document = apply_settings(document, settings)
+        return _bind(document, defaults, lenient=lenient)
+    except SpecError as error:
+        raise spec_error(_named(problems_of(error), name)) from error
+
+
+def read_document(text: str | bytes, name: str = "job.yaml") -> Node:
+    """Read a text as a tree of nodes. Raises `SpecError` when it is too large, empty, or neither YAML nor JSON."""
+    size_bytes = len(text) if isinstance(text, bytes) else len(text.encode(errors="surrogatepass"))
+    if size_bytes > JOB_BYTES_MAX:
+        raise too_large(size_bytes)
+    decoded = _decode(text) if isinstance(text, bytes) else text
+    document = _parse(decoded.removeprefix("\ufeff"), name)
+    if document is None:
+        raise spec_error([Problem("", "the file is empty", "a job has at least Type and Tasks")])
+    return document
+
+
+def _decode(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        column = error.start - data.rfind(b"\n", 0, error.start)
+        words = f"not a text: byte 0x{data[error.start]:02X} at offset {error.start} is not UTF-8"
+        raise spec_error([Problem("", words, line=line, column=column)]) from error
+
+
+def _parse(text: str, name: str) -> Node | None:
+    """JSON has a reader of its own: YAML refuses its tabs, reads its escapes otherwise, and is much slower."""
+    if text.lstrip()[:1] not in ("{", "["):
+        return read_yaml(text)
+    try:
+        return read_json(text)
+    except SpecError as not_json:
+        try:
+            return read_yaml(text)
+        except SpecError as not_yaml:
+            raise (not_json if name.endswith(".json") else not_yaml) from None
+
+
+def _bind(document: Node, defaults: JobDefaults, *, lenient: bool) -> ParsedSpec:
+    binder = Binder(strict=not lenient)
+    job = binder.bind(document, Job)
+    if not lenient:
+        _refuse_server_keys(document, binder)
+    for found in examine(job, defaults):
+        if not _is_below(found.path, binder.unusable):
+            binder.report(found.path, found.message, found.hint, found.nearest, warning=found.warning)
+    problems = [problem for problem in binder.problems if not problem.warning]
+    if problems:
+        raise spec_error(problems)
+    size_bytes = len(msgspec.json.encode(job))
+    if size_bytes > JOB_BYTES_MAX:
+        raise too_large(size_bytes)
+    return ParsedSpec(job, tuple(binder.problems))
+
+
+def _refuse_server_keys(document: Node, binder: Binder) -> None:
+    for name in NOT_SETTABLE:
+        if name in binder.places:
+            binder.report(name, "is not allowed in a job file: the orchestrator sets it")
+    if isinstance(document, Entries):
+        for entry in document.entries:
+            if entry.key.lower() == "job" and isinstance(entry.node, Entries):
+                binder.report(entry.key, "this is the body of a request", "put what is below it at the top of the file")
+
+
+def _is_below(path: str, tops: Iterable[str]) -> bool:
+    """Whether a path is one of these, or below one: then its value is missing only because it was unusable."""
+    return any(not top or path == top or path.startswith((f"{top}.", f"{top}[")) for top in tops)
+
+
+def _named(problems: Iterable[Problem], name: str) -> list[Problem]:
+    return [msgspec.structs.replace(problem, source=problem.source or name) for problem in problems]
