@@ -32,7 +32,7 @@ AUTH_TIMEOUT_S = 4
 START_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 3.0
 START_POLL_S = 0.002
-PROBE_EVERY_S, PROBE_TIMEOUT_S, PROBES_FAILED_MAX = 1.0, 2.5, 3
+PROBES_FAILED_MAX = 3
 RESTART_MIN_S, RESTART_MAX_S = 0.02, 2.0
 STEADY_S = 30.0  # a server that lived this long is started again without a wait
 LOG_BYTES_MAX, LOG_FILES_MAX = 4 * 1024 * 1024, 2
@@ -57,6 +57,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     tls_cert: str = ""
     tls_key: str = ""
     lock_fd: int = -1  # handed on, so that the lock is held as long as the server lives
+    probe_every_s: float = 1.0
+    probe_timeout_s: float = 2.5
 
 
 class NatsServer:
@@ -188,10 +190,11 @@ class NatsServer:
         failed = 0
         try:
             while failed < PROBES_FAILED_MAX:
-                await asyncio.wait({ended}, timeout=PROBE_EVERY_S)
+                await asyncio.wait({ended}, timeout=self.settings.probe_every_s)
                 if ended.done():
                     return f"it ended with status {ended.result()}: {self._last_words()}"
-                failed = 0 if await greets(self.settings.host, self.port, PROBE_TIMEOUT_S) else failed + 1
+                alive = await greets(self.settings.host, self.port, self.settings.probe_timeout_s)
+                failed = 0 if alive else failed + 1
             return f"it did not greet {failed} times in a row"
         finally:
             ended.cancel()

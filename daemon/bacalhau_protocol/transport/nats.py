@@ -35,6 +35,7 @@ from bacalhau_protocol.transport.settings import (
 
 PING_INTERVAL_S, PINGS_OUTSTANDING_MAX = 5, 2
 CONNECT_TIMEOUT_S = 5
+CLOSE_TIMEOUT_S = 1
 POLL_S = 0.1
 PENDING_BYTES_MAX = 16 * 1024 * 1024  # not yet written to the socket; more means that the link does not keep up
 NO_RESPONDERS = "503"
@@ -67,7 +68,7 @@ class NatsBus:
         self._answers = ""  # where answers to requests of this life come
         self._client: Client | None = None
         self._decided = asyncio.Event()  # connected, or refused
-        self._refused: errors.Unauthenticated | None = None
+        self._refused: errors.BacalhauError | None = None
         self._ended = asyncio.Event()  # this life has
         self._subscriptions: list[NatsSubscription] = []
         self._waiting: dict[str, tuple[asyncio.Future[Message], str]] = {}
@@ -99,6 +100,8 @@ class NatsBus:
         ------
         Unauthenticated
             when the server refuses the credential.
+        UsageError
+            when the server's certificate is not trusted.
         Unavailable
             when there is no link in time.
         """
@@ -118,13 +121,15 @@ class NatsBus:
         client = self._client
         if client is not None and client.is_connected:
             with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
-                await client.flush(timeout=1)
+                await client.flush(timeout=CLOSE_TIMEOUT_S)
         if runner is not None:
             runner.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await runner
-        for task in list(self._tasks):
-            task.cancel()
+        if self._tasks:
+            _, late = await asyncio.wait(list(self._tasks), timeout=CLOSE_TIMEOUT_S)
+            for task in late:
+                task.cancel()
 
     # ── the bus ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -206,7 +211,7 @@ class NatsBus:
                 client = await self._connect()
             except errors.BacalhauError as error:
                 failures += 1
-                refusals = refusals + 1 if isinstance(error, errors.Unauthenticated) else 0
+                refusals = 0 if error.retryable else refusals + 1
                 self._attempt_failed(error, refusals)
                 await asyncio.sleep(REFUSED_AGAIN_S if refusals == 1 else retry_wait_s(failures))
                 continue
@@ -266,7 +271,7 @@ class NatsBus:
             waiting[0].set_result(Message(msg.subject, msg.data, msg.reply, msg.headers))
 
     async def _connect(self) -> Client:
-        """Open one connection; raises `Unauthenticated` or `Unavailable`."""
+        """Open one connection; what it raises is retryable, or `Unauthenticated` or `UsageError` (TLS)."""
         client, seen = Client(), list[Exception]()
 
         async def on_error(error: Exception) -> None:
@@ -299,7 +304,7 @@ class NatsBus:
             )
         except (nats.errors.Error, OSError, TimeoutError) as error:
             greeted = client.client_id is not None
-            await _abandon(client)
+            self._spawn(_abandon(client))
             raise refusal(seen[-1] if seen else error, self.settings, greeted=greeted) from error
         seen.clear()
         return client
@@ -320,7 +325,7 @@ class NatsBus:
         self._last_error = error
         if refusals == 1:  # believed when it comes twice in a row
             return
-        if isinstance(error, errors.Unauthenticated):
+        if not error.retryable:
             self._refused = error
             self._decided.set()
         self.report(error)
@@ -372,7 +377,7 @@ async def connect(
     on_disconnect: Ended | None = None,
     on_error: Reporter | None = None,
 ) -> NatsBus:
-    """Connect, or say why not. Raises `Unauthenticated` or `Unavailable`; then nothing is left running."""
+    """Connect, or say why not, as `wait_connected` does; then nothing is left running."""
     bus = NatsBus(settings, on_connect=on_connect, on_disconnect=on_disconnect, on_error=on_error)
     bus.start()
     try:
@@ -388,4 +393,4 @@ async def _abandon(client: Client) -> None:
     client._pending.clear()
     client._pending_data_size = 0
     with contextlib.suppress(nats.errors.Error, OSError, TimeoutError, RuntimeError):
-        await asyncio.wait_for(client.close(), 1.0)
+        await asyncio.wait_for(client.close(), CLOSE_TIMEOUT_S)

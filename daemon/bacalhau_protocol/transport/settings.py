@@ -56,7 +56,7 @@ def tls_context(ca: str) -> ssl.SSLContext:
 
 
 def refusal(error: Exception, settings: NatsSettings, *, greeted: bool) -> errors.BacalhauError:
-    """Say in words why an attempt to connect failed; `Unauthenticated` when trying again will not help.
+    """Say in words why an attempt to connect failed; not retryable when trying again will not help.
 
     A server that refuses says so and closes at once. Because our first ping is then still unread, the connection is
     reset, and mostly its words are lost with it: so a reset after the greeting means the same.
@@ -70,7 +70,7 @@ def refusal(error: Exception, settings: NatsSettings, *, greeted: bool) -> error
             server=text,
         )
     if isinstance(error, ssl.SSLError):
-        return errors.Unavailable(f"TLS failed: {text}", place=settings.place, hint="check --ca")
+        return errors.UsageError(f"TLS failed: {text}", place=settings.place, hint="check --ca")
     return errors.Unavailable(f"cannot connect: {text}", place=settings.place, hint=HINT_UNREACHABLE)
 
 
