@@ -87,7 +87,7 @@ async def _download_once(client: httpx.AsyncClient, url: str, part: Part, on_byt
         if answer.status_code != _PARTIAL and part.size_bytes:
             on_bytes(-part.size_bytes)
             await asyncio.to_thread(part.restart)
-        async for data in answer.aiter_raw(COPY_BYTES):
+        async for data in answer.aiter_raw():
             await asyncio.to_thread(part.append, data)
             on_bytes(len(data))
 

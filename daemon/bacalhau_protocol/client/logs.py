@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import msgspec
 
@@ -62,7 +62,7 @@ async def follow_logs(
     execution: str = "",
     follow: bool = True,
     tail_bytes: int = 0,
-) -> AsyncIterator[LogEvent]:
+) -> AsyncGenerator[LogEvent, None]:
     """Yield the logs of a job's executions (or of one), of its newest version, as they come.
 
     With `follow` it waits for executions and output and ends with the job; else it ends with what is there now.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import msgspec
 
@@ -161,7 +161,7 @@ class _Watched:
         )
 
 
-async def watch_job(client: Client, job: str, *, namespace: str = "default") -> AsyncIterator[JobUpdate]:
+async def watch_job(client: Client, job: str, *, namespace: str = "default") -> AsyncGenerator[JobUpdate, None]:
     """Yield a job as it is now, then whenever something about it has changed; end with its end.
 
     Outages in between are waited out, the update's `connected` says so. The last update is complete: all executions
