@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import os
+import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import cast
@@ -11,6 +11,7 @@ from typing import cast
 import msgspec
 import pytest
 
+from bacalhau_daemon.publishers.http_files import FileServer
 from bacalhau_protocol import plugins
 from bacalhau_protocol.errors import InputFailed, SpecError
 from bacalhau_protocol.models.job import InputSource, Job, SpecConfig
@@ -29,10 +30,6 @@ class Sample(msgspec.Struct, frozen=True):
 
 @pytest.fixture
 async def server(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[str]:
-    import re
-
-    from bacalhau_daemon.publishers.http_files import FileServer
-
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     directory = tmp_path_factory.mktemp("served")
@@ -160,4 +157,4 @@ async def test_an_absent_input_fails_and_leaves_nothing(storage: plugins.Storage
     with pytest.raises(InputFailed) as caught:
         await storage.prepare(source(sample.missing), JOB, 0, into, ignore)
     assert "absent" in str(caught.value)
-    assert os.listdir(into) == []
+    assert list(into.iterdir()) == []
