@@ -15,7 +15,7 @@ from bacalhau_protocol.errors import Busy
 from bacalhau_protocol.models import times
 from bacalhau_protocol.models.node import NodeInfo
 from bacalhau_protocol.models.resources import Resources
-from bacalhau_protocol.ncl import envelope, subjects
+from bacalhau_protocol.ncl import envelope, messages, subjects
 from bacalhau_protocol.ncl.events import (
     CommandReceived,
     ComputeOutput,
@@ -28,29 +28,12 @@ from bacalhau_protocol.ncl.events import (
     SessionOpened,
 )
 from bacalhau_protocol.ncl.lifecycle import COMPUTE, ComputeSignal, ComputeState, step
-from bacalhau_protocol.ncl.messages import (
-    HANDSHAKE_REQUIRED,
-    AskForBid,
-    BacError,
-    BidAccepted,
-    BidRejected,
-    CancelExecution,
-    HandshakeRequest,
-    HandshakeResponse,
-    HeartbeatRequest,
-    HeartbeatResponse,
-    Report,
-    Request,
-    ShutdownNoticeRequest,
-    UpdateNodeInfoRequest,
-    UpdateNodeInfoResponse,
-)
 from bacalhau_protocol.ncl.receiver import Receiver, malformed
 from bacalhau_protocol.ncl.sender import Sender, backoff, no_responders
 from bacalhau_protocol.ncl.subjects import Plane
 from bacalhau_protocol.ncl.timings import LIMITS, OWN, Limits, Timings
 
-_COMMANDS: Final = frozenset({AskForBid, BidAccepted, BidRejected, CancelExecution})
+_COMMANDS: Final = frozenset({messages.AskForBid, messages.BidAccepted, messages.BidRejected, messages.CancelExecution})
 _CONTROL: Final = "control"
 
 
@@ -59,7 +42,7 @@ class _Asked:
 
     __slots__ = ("deadline", "info", "kind")
 
-    def __init__(self, kind: type[Request], deadline: int, info: NodeInfo) -> None:
+    def __init__(self, kind: type[messages.Request], deadline: int, info: NodeInfo) -> None:
         self.kind = kind
         self.deadline = deadline
         self.info = info  # what we said of ourselves
@@ -159,7 +142,7 @@ class ComputeSession:
         self._info = info
         return self._tell(now)
 
-    def report(self, report: Report, *, seq: int, tag: object, now: int) -> list[ComputeOutput]:
+    def report(self, report: messages.Report, *, seq: int, tag: object, now: int) -> list[ComputeOutput]:
         """Send in order; `DeliveryConfirmed` with this tag tells when the orchestrator has stored it.
 
         Without a session nothing is sent: keep the report and send it again at the next `SessionOpened`. A report
@@ -181,7 +164,7 @@ class ComputeSession:
         was = self._step(ComputeSignal.LEAVE)
         if was is ComputeState.CONNECTED:
             self._asked.clear()
-            notice = ShutdownNoticeRequest(
+            notice = messages.ShutdownNoticeRequest(
                 node_id=self._node,
                 reason=reason or msgspec.UNSET,
                 last_orchestrator_seq=self.last_orchestrator_seq,
@@ -232,7 +215,7 @@ class ComputeSession:
         if now >= self._beat_at:
             self._beat_at = now + self._timings.heartbeat_ns
             offer = self._info.compute_node_info
-            beat = HeartbeatRequest(
+            beat = messages.HeartbeatRequest(
                 node_id=self._node,
                 available_capacity=offer.available_capacity,
                 queue_used_capacity=offer.queue_capacity,
@@ -277,27 +260,36 @@ class ComputeSession:
         except envelope.Unreadable as error:
             failed = self._failed(f"the answer cannot be read: {error.message}", now) if shaking else []
             return [malformed(self._node, error), *failed]
+        return self._handshake_answered(answer, asked, now) if shaking else self._request_answered(answer, asked, now)
+
+    def _handshake_answered(self, answer: messages.Payload, asked: _Asked, now: int) -> list[ComputeOutput]:
         match answer:
-            case HandshakeResponse() if shaking:
-                return self._accepted(answer, asked, now) if answer.accepted else self._refused(answer, now)
-            case HeartbeatResponse():
+            case messages.HandshakeResponse(accepted=True):
+                return self._accepted(answer, asked, now)
+            case messages.HandshakeResponse():
+                return self._failed(f"the orchestrator refused us: {answer.reason or 'no reason given'}", now)
+            case messages.BacError():
+                return self._failed(answer.cause, now)
+            case _:
+                return self._failed(f"{type(answer).__name__} is no answer to a handshake", now)
+
+    def _request_answered(self, answer: messages.Payload, asked: _Asked, now: int) -> list[ComputeOutput]:
+        match answer:
+            case messages.HeartbeatResponse():
                 self._last_answer = now
                 self._failures = 0
                 return []
-            case UpdateNodeInfoResponse():
+            case messages.UpdateNodeInfoResponse():
                 self._told = asked.info
                 return []
-            case BacError() if shaking:
-                return self._failed(answer.cause, now)
-            case BacError(code=code) if code == HANDSHAKE_REQUIRED:
+            case messages.BacError(code=code) if code == messages.HANDSHAKE_REQUIRED:
                 return self._lose("the orchestrator asks for a new handshake", now)
-            case BacError():
+            case messages.BacError():
                 return [Ignored(self._node, f"the orchestrator could not answer: {answer.cause}")]
             case _:
-                words = f"{type(answer).__name__} is no answer to {asked.kind.__name__}"
-                return [Ignored(self._node, words), *(self._failed(words, now) if shaking else [])]
+                return [Ignored(self._node, f"{type(answer).__name__} is no answer to {asked.kind.__name__}")]
 
-    def _accepted(self, answer: HandshakeResponse, asked: _Asked, now: int) -> list[ComputeOutput]:
+    def _accepted(self, answer: messages.HandshakeResponse, asked: _Asked, now: int) -> list[ComputeOutput]:
         self._step(ComputeSignal.ACCEPTED)
         self._last_answer = now
         self._beat_at = now + self._timings.heartbeat_ns
@@ -310,9 +302,6 @@ class ComputeSession:
             *self._tell(now),
         ]
 
-    def _refused(self, answer: HandshakeResponse, now: int) -> list[ComputeOutput]:
-        return self._failed(f"the orchestrator refused us: {answer.reason or 'no reason given'}", now)
-
     # --- steps ---
 
     def _handshake(self, now: int) -> Send:
@@ -321,7 +310,7 @@ class ComputeSession:
         self._handshakes += 1
         self._sender = self._new_sender()
         self._receiver = self._new_receiver(self.last_orchestrator_seq)
-        request = HandshakeRequest(
+        request = messages.HandshakeRequest(
             info=self._info, start_time=self._start_time, last_orchestrator_seq=self.last_orchestrator_seq
         )
         return self._ask(request, now, self._timings.request_timeout_ns)
@@ -347,12 +336,12 @@ class ComputeSession:
 
     def _tell(self, now: int) -> list[ComputeOutput]:
         """Send what the orchestrator does not know of us yet, unless that is under way."""
-        under_way = any(asked.kind is UpdateNodeInfoRequest for asked in self._asked.values())
+        under_way = any(asked.kind is messages.UpdateNodeInfoRequest for asked in self._asked.values())
         if self.state is not ComputeState.CONNECTED or under_way or _lasting(self._info) == _lasting(self._told):
             return []
-        return [self._ask(UpdateNodeInfoRequest(self._info), now, self._timings.request_timeout_ns)]
+        return [self._ask(messages.UpdateNodeInfoRequest(self._info), now, self._timings.request_timeout_ns)]
 
-    def _ask(self, request: Request, now: int, timeout_ns: int) -> Send:
+    def _ask(self, request: messages.Request, now: int, timeout_ns: int) -> Send:
         self._requests += 1
         key = str(self._requests)
         self._asked[key] = _Asked(type(request), now + timeout_ns, self._info)
@@ -385,7 +374,9 @@ class ComputeSession:
 
 
 def _command(received: envelope.Envelope, delivery: Delivery) -> CommandReceived:
-    assert isinstance(received.payload, AskForBid | BidAccepted | BidRejected | CancelExecution), "it was checked"
+    assert isinstance(
+        received.payload, messages.AskForBid | messages.BidAccepted | messages.BidRejected | messages.CancelExecution
+    ), "it was checked"
     return CommandReceived(received.payload, received.seq, delivery)
 
 

@@ -84,7 +84,7 @@ class OrchestratorSessions:
         self._sessions: dict[str, OrchestratorSession] = {}
         self._opened = 0
         self._deadlines = Deadlines()
-        self._last_tick: int | None = None
+        self._last_tick = 0
         self._resumed_at = 0  # silence before this moment was ours
 
     @property
@@ -132,6 +132,8 @@ class OrchestratorSessions:
         `starting_seq` is the current event number: what is sent from now on has higher ones.
         """
         self.drop(handshake.node)
+        if not self._sessions:
+            self._last_tick = now  # nobody was there to tick for
         self._opened += 1
         timings = self._own if messages.is_own(handshake.info) else self._foreign
         session = OrchestratorSession(
@@ -193,7 +195,7 @@ class OrchestratorSessions:
 
     def tick(self, now: int) -> list[OrchestratorOutput]:
         """Do what is due: silence, loss, repeats."""
-        if self._last_tick is not None and now - self._last_tick > 2 * TICK_MAX_NS:
+        if now - self._last_tick > 2 * TICK_MAX_NS:
             self._resumed_at = now
         self._last_tick = now
         out: list[OrchestratorOutput] = []
@@ -211,7 +213,7 @@ class OrchestratorSessions:
         soonest = self._deadlines.soonest()
         if not self._sessions or soonest is None:
             return None
-        return soonest if self._last_tick is None else min(soonest, self._last_tick + TICK_MAX_NS)
+        return min(soonest, self._last_tick + TICK_MAX_NS)
 
     # --- what peers send ---
 
@@ -237,7 +239,7 @@ class OrchestratorSessions:
             assert isinstance(report.payload, BidResult | RunResult | ComputeError), "the receiver has checked"
             return ReportReceived(node, report.payload, report.seq, delivery)
 
-        return session.heard(now) + session.receiver.message(message, received)
+        return self._heard(session, now) + session.receiver.message(message, received)
 
     def _request(self, node: str, message: Incoming, source: str, now: int) -> list[OrchestratorOutput]:
         if not subjects.is_inbox_of(node, message.reply):
@@ -285,7 +287,7 @@ class OrchestratorSessions:
             return [self._reply(reply, messages.handshake_required(node), now)]
         if said != node:
             return [Ignored(node, _wrong_id(said).cause), self._reply(reply, _wrong_id(said), now)]
-        out = session.heard(now)
+        out = self._heard(session, now)
         last_seq = session.receiver.last_seq
         match request:
             case HeartbeatRequest():
@@ -326,6 +328,12 @@ class OrchestratorSessions:
         session.end(signal)
         del self._sessions[session.node]
         self._deadlines.discard(session.node)
+
+    def _heard(self, session: OrchestratorSession, now: int) -> list[OrchestratorOutput]:
+        out = session.heard(now)
+        if out:  # it may fall silent again before it would have been lost
+            self._schedule(session)
+        return out
 
     def _silent_since(self, session: OrchestratorSession) -> int:
         return max(session.last_heard, self._resumed_at)

@@ -1,8 +1,11 @@
 """One end of an ordered, acknowledged stream of messages: sends each at least once, in order, to one peer.
 
-Each message has a reply subject of its own. An acknowledgement of a message confirms all before it, because a receiver
-handles and acknowledges in order. After a failure (refusal, nobody there, no answer in time) everything unconfirmed
-leaves again, in order, after a back-off; late answers to the earlier try are ignored.
+Each message has a reply subject of its own. A receiver handles and acknowledges in order, so an acknowledgement that
+leaves out an earlier message tells of a loss. After a failure (that, a refusal, nobody there, no answer in time)
+everything unconfirmed leaves again, in order, after a back-off; late answers to the earlier try are ignored.
+
+Bacalhau takes the acknowledgement of a message for that of all before it. We do not: what a cut link has swallowed
+would count as delivered. A repeat does no harm, since receivers are idempotent.
 """
 
 from __future__ import annotations
@@ -99,7 +102,7 @@ class Sender:
             return self._fail(now)
         if refusal:
             return self._refused(index, refusal, now)
-        return self._confirmed(index + 1, now)
+        return self._fail(now) if index else self._confirmed(now)
 
     def is_in_flight(self, key: str) -> bool:
         """Whether this answer is one that we wait for."""
@@ -154,16 +157,13 @@ class Sender:
             and self._in_flight_bytes < self._limits.in_flight_max_bytes
         )
 
-    def _confirmed(self, count: int, now: int) -> list[SenderOutput]:
-        out: list[SenderOutput] = []
-        for _ in range(count):
-            item = self._items.popleft()
-            self._in_flight_bytes -= item.size_bytes
-            out.append(DeliveryConfirmed(self._node, item.tag))
-        self._first += count
-        self._in_flight -= count
+    def _confirmed(self, now: int) -> list[SenderOutput]:
+        item = self._items.popleft()
+        self._first += 1
+        self._in_flight -= 1
+        self._in_flight_bytes -= item.size_bytes
         self._failures = 0
-        return out + self._pump(now)
+        return [DeliveryConfirmed(self._node, item.tag), *self._pump(now)]
 
     def _refused(self, index: int, reason: str, now: int) -> list[SenderOutput]:
         item = self._items[index]

@@ -56,7 +56,7 @@ def parse(subject_: str) -> tuple[str, Plane] | None:
 
 
 def is_inbox_of(node: str, reply: str) -> bool:
-    """Whether a reply subject may be this node's: under its own prefix, or in the space that all foreign nodes share."""
+    """Whether a reply subject may be this node's: under its own prefix, or in what all foreign nodes share."""
     return reply.startswith((f"{OWN_INBOX}{node}.", FOREIGN_INBOX))
 
 
