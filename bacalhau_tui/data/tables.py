@@ -18,10 +18,12 @@ Row = TypeVar("Row")
 
 
 class Cell(msgspec.Struct, frozen=True):
-    """What stands in one place of a table: clean text, and what it means."""
+    """What stands in one place of a table: clean text, and what it means. A state has a glyph to stand before it."""
 
     text: str
     tone: fmt.Tone = fmt.Tone.PLAIN
+    glyph: str = ""
+    ascii_glyph: str = ""
 
 
 class Column(msgspec.Struct, Generic[Row], frozen=True, kw_only=True):
@@ -67,7 +69,7 @@ def _text(get: Callable[[Row], str]) -> Callable[[Row, int], Cell]:
 def _state(get: Callable[[Row], str]) -> Callable[[Row, int], Cell]:
     def cell(row: Row, now: int) -> Cell:
         mark = fmt.mark(get(row))
-        return Cell(f"{mark.glyph} {mark.word}", mark.tone)
+        return Cell(mark.word, mark.tone, mark.glyph, mark.ascii)
 
     return cell
 
