@@ -1,0 +1,1 @@
+"""Decisions: (context, state, input, now) → events and an answer. None of them changes the state."""
