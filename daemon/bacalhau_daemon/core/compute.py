@@ -279,7 +279,8 @@ class Compute:
     def _opened(self, opened: SessionOpened, now: int) -> None:
         self._open_since = now
         self._note("session.opened", opened.reason)
-        self._out.append(SayHello(tuple(self.state.runs), tuple(self.state.report_of)))
+        runs = self.state.runs
+        self._out.append(SayHello(tuple(runs), tuple(id_ for id_ in self.state.report_of if id_ not in runs)))
         for n in list(self.state.reports):
             self._tell(n)
 

@@ -156,7 +156,7 @@ def _place(resources: Resources, offer: Offer, state: ComputeState, queueing: bo
         reason = offer.full or f"take more than {EXECUTIONS_MAX} executions at once"
         return Bid(reasons=(reason,), code=CAPACITY)
     available = free(offer, state)
-    if resources.fits(available) and not state.queue:
+    if resources.fits(available) and not state.wanted.count:  # nobody overtakes who waits
         return Bid(resources=assign(resources, offer, state))
     queued = state.wanted.as_resources() + resources
     soon = queued.fits(available + state.stopping.as_resources())
