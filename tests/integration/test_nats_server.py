@@ -19,6 +19,7 @@ from bacalhau_daemon.orchestrator.jwt import AccountKey, new_account_seed
 from bacalhau_daemon.orchestrator.nats_server import ORCHESTRATOR_USER, NatsServer, ServerSettings, greets
 from bacalhau_daemon.testing import wait_until
 from bacalhau_protocol import errors
+from bacalhau_protocol.transport import tls
 from bacalhau_protocol.transport.nats import connect
 from bacalhau_protocol.transport.settings import NatsSettings
 
@@ -140,5 +141,28 @@ async def test_tls_is_required_once_configured(tmp_path: Path) -> None:
             await bus.close()
         with pytest.raises(errors.UsageError, match="TLS failed"):
             await connect(login, timeout_s=20)
+    finally:
+        await server.stop()
+
+
+async def test_a_ca_is_found_by_its_fingerprint(tmp_path: Path) -> None:
+    """The chain that the server shows has the certificate that a join token names; another fingerprint is refused."""
+    ca = trustme.CA()
+    certificate = ca.issue_cert("127.0.0.1")
+    certificate.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
+    (tmp_path / "cert.pem").write_bytes(certificate.cert_chain_pems[0].bytes() + ca.cert_pem.bytes())
+    pem = ca.cert_pem.bytes().decode()
+    server = NatsServer(
+        settings(tmp_path / "nats", tls_cert=str(tmp_path / "cert.pem"), tls_key=str(tmp_path / "key.pem"))
+    )
+    await server.start()
+    try:
+        found = await tls.fetch_ca(server.address, tls.fingerprint(pem))
+        login = NatsSettings(
+            address=server.address, identity="n", user=ORCHESTRATOR_USER, token=server.password, ca=found
+        )
+        await (await connect(login, timeout_s=20)).close()
+        with pytest.raises(errors.Unauthenticated, match="not the one"):
+            await tls.fetch_ca(server.address, "00" * 32)
     finally:
         await server.stop()

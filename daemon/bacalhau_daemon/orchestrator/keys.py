@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from pathlib import Path
 
 import msgspec
 
+from bacalhau_daemon.files import write_private
 from bacalhau_daemon.orchestrator.jwt import AccountKey, new_account_seed
 from bacalhau_protocol import errors
 from bacalhau_protocol.api.tokens import TicketSigner
@@ -62,17 +62,3 @@ def load_or_make(directory: Path, name: str) -> Keys:
     )
     write_private(path, msgspec.json.format(msgspec.json.encode(keys)))
     return keys
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Write a file that only its owner may read, whole or not at all, and durably."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.unlink(missing_ok=True)
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        os.write(descriptor, data)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    part.replace(path)
