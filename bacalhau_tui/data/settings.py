@@ -1,7 +1,7 @@
 """The client's settings: one typed, frozen object, read once at the edge; and which credential it connects with.
 
-They come from `client.toml` in the configuration directory (`$BACALHAU_CONFIG_DIR`, else the platform's), then from the
-environment (`BACALHAU_PROFILE`, `BACALHAU_NATS`, `BACALHAU_CREDS`), then from flags, each stronger than the one before::
+They come from `client.toml` in the configuration directory (`$BACALHAU_CONFIG_DIR`, else the platform's), from the
+environment (`BACALHAU_PROFILE`, `BACALHAU_NATS`, `BACALHAU_CREDS`) and from flags, each stronger than the one before::
 
     profile = "lab"               # used when nothing else names one
 
@@ -162,7 +162,7 @@ def find_credential(settings: Settings) -> Credential:
 
 _HINT_NOTHING = (
     "for a cluster on this machine start `bacalhau-daemon --orchestrator --compute --data-dir DIR`, it writes one; "
-    "for another cluster ask its admin for `bacalhau-tui credential issue NAME --role ROLE` and give the file with --creds"
+    "for another cluster ask its admin for a file from `bacalhau-tui credential issue NAME`, and name it with --creds"
 )
 
 

@@ -1,33 +1,24 @@
 """What the client knows: rows by id, fed by snapshots and by the feed. No I/O, no clock, one thread.
 
-A writer (`feeder.Feeder`, tests) calls `put`, `remove` and `snapshot`; a reader looks at `rows` and learns through a
+A writer (`session.Session`, tests) calls `put`, `remove` and `snapshot`; a reader looks at `rows` and learns through a
 `Changes` subscription which ids to look at again. Changes gather until they are taken, so a screen that takes four
 times a second pays for four updates, however many rows changed.
 """
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Iterable, Mapping
 from typing import Generic, TypeVar
 
 import msgspec
 
-from bacalhau_protocol.api.messages import ExecutionRow, JobRow
+from bacalhau_protocol.api.messages import JobRow
 from bacalhau_protocol.models.node import NodeState
 
 Row = TypeVar("Row")
 
-JOBS_MAX, EXECUTIONS_MAX, NODES_MAX = 20_000, 20_000, 20_000
+JOBS_MAX, NODES_MAX = 20_000, 20_000
 EVICT_SHARE = 20  # when a table is full, one twentieth of it goes at once, so that making room stays cheap
-
-
-class Kind(enum.StrEnum):
-    """What rows are of; also the word in feed subjects."""
-
-    JOB = "job"
-    EXECUTION = "execution"
-    NODE = "node"
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -191,17 +182,13 @@ class Table(Generic[Row]):
 
 
 class Store:
-    """All tables, and what is known about the link to the cluster."""
+    """The tables that follow the whole cluster. Executions are followed per job, by `detail.JobDetail`."""
 
-    def __init__(
-        self, *, jobs_max: int = JOBS_MAX, executions_max: int = EXECUTIONS_MAX, nodes_max: int = NODES_MAX
-    ) -> None:
+    def __init__(self, *, jobs_max: int = JOBS_MAX, nodes_max: int = NODES_MAX) -> None:
         self.jobs: Table[JobRow] = Table(jobs_max, lambda row: row.modified if row.ended else None)
-        self.executions: Table[ExecutionRow] = Table(executions_max, lambda row: row.modified)
         self.nodes: Table[NodeState] = Table(nodes_max, lambda row: None)
 
     def clear(self) -> None:
         """Forget everything (another cluster)."""
         self.jobs.clear()
-        self.executions.clear()
         self.nodes.clear()
