@@ -7,14 +7,17 @@ of the wrong kind counts as not given, so that the rest of the document is still
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 import msgspec
 from msgspec import inspect
 
+from bacalhau_protocol.errors import UsageError
 from bacalhau_protocol.models.nodes import Entries, Entry, Items, Node, Scalar, Style, describe, plain
 from bacalhau_protocol.models.problems import Problem, join, nearest, quote
+from bacalhau_protocol.models.times import SECOND, parse_duration
 
 Place = tuple[int, int, str]
 """Line, column, source."""
@@ -46,12 +49,12 @@ def without_null(kind: inspect.Type) -> inspect.Type:
 class Binder:
     """Binds one document. Afterwards `problems` has problems and warnings, `places` every path's place.
 
-    `strict`: an unknown key of the document's root is a problem, as on Bacalhau's command line; else a warning, as in
-    its API.
+    `refused` are keys of the root that a document may not set. Where there are any, an unknown key of the root is a
+    problem too, as on Bacalhau's command line; else all are warnings or nothing, as in its API.
     """
 
-    def __init__(self, *, strict: bool) -> None:
-        self._strict = strict
+    def __init__(self, refused: Sequence[str] = ()) -> None:
+        self._refused = refused
         self.problems: list[Problem] = []
         self.places: dict[str, Place] = {}
         self.unusable: set[str] = set()  # paths whose value is missing because it was of the wrong kind
@@ -105,18 +108,19 @@ class Binder:
     def _struct(self, node: Node, kind: inspect.Type, path: str) -> Any:
         assert isinstance(kind, inspect.StructType), "called for structs"
         if not isinstance(node, Entries):
-            names = ", ".join(field.encode_name for field in kind.fields)
-            return self._mismatch(node, "an object", path, f"its keys are {names}")
+            return self._mismatch(node, "an object", path, f"its keys are {self._names(kind.cls, path)}")
         fields = fields_of(kind.cls)
         by_fold = {name.lower(): name for name in fields}
         values: dict[str, Any] = {}
         for entry in node.entries:
             name = entry.key if entry.key in fields else by_fold.get(entry.key.lower(), "")
             if not name:
-                self._unknown(entry, fields, path)
+                self._unknown(entry, kind.cls, path)
                 continue
             place = join(path, name)
             self._enter(entry, place)
+            if not path and name in self._refused:
+                self.report(place, "is not allowed in a job file: the orchestrator sets it")
             value = self._value(entry.node, fields[name].type, place)
             if value is not NOTHING:
                 values[fields[name].name] = value
@@ -129,15 +133,20 @@ class Binder:
             self.report(place, f"the key is repeated, the one of line {line} is ignored", warning=True)
         self.places[place] = (entry.line, entry.column, entry.source)
 
-    def _unknown(self, entry: Entry, fields: dict[str, inspect.Field], path: str) -> None:
+    def _unknown(self, entry: Entry, struct: type[msgspec.Struct], path: str) -> None:
         place = join(path, entry.key)
         self.places.setdefault(place, (entry.line, entry.column, entry.source))
-        near = nearest(entry.key, fields)
-        hint = "" if near else f"known are {', '.join(fields)}"
-        if self._strict and not path:
-            self.report(place, "unknown key", hint, near)
-        else:
+        near = nearest(entry.key, fields_of(struct))
+        hint = "" if near else f"known are {self._names(struct, path)}"
+        if not self._refused or path:
             self.report(place, "unknown key is ignored", hint, near, warning=True)
+        elif isinstance(entry.node, Entries) and entry.key.lower() == "job":
+            self.report(place, "this is the body of a request", "put what is below it at the top of the file")
+        else:
+            self.report(place, "unknown key", hint, near)
+
+    def _names(self, struct: type[msgspec.Struct], path: str) -> str:
+        return ", ".join(name for name in fields_of(struct) if path or name not in self._refused)
 
     def _map(self, node: Node, kind: inspect.DictType, path: str) -> Any:
         if not isinstance(node, Entries):
@@ -185,8 +194,8 @@ class Binder:
             if INT_MIN <= value <= INT_MAX:
                 return value
             return self._mismatch(node, "a number of at most 64 bits", path)
-        quoted = isinstance(node, Scalar) and isinstance(value, str) and value.strip().lstrip("+-").isdecimal()
-        return self._mismatch(node, "a whole number", path, "write it without quotes" if quoted else "")
+        hint = _number_hint(value, path) if isinstance(value, str) else ""
+        return self._mismatch(node, "a whole number", path, hint)
 
     def _choice(self, node: Node, kind: inspect.EnumType, path: str) -> Any:
         text = self._text(node, path)
@@ -214,6 +223,17 @@ class Binder:
                     place = join(path, entry.key)
                     self._enter(entry, place)
                     self._remember(entry.node, place)
+
+
+def _number_hint(text: str, path: str) -> str:
+    if text.strip().lstrip("+-").isdecimal():
+        return "write it without quotes"
+    if not path.endswith("Timeout"):
+        return ""
+    try:
+        return f"timeouts are whole seconds: {parse_duration(text) // SECOND}"
+    except UsageError:
+        return "timeouts are whole seconds"
 
 
 def _filler(kind: inspect.Type) -> Any:

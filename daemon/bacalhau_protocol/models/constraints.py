@@ -136,8 +136,11 @@ def check_constraint(constraint: Constraint, path: str) -> Iterator[Problem]:
         hint = f"write {'in' if operator in _POSITIVE else 'notin'} for a set" if operator not in _ORDER else ""
         yield Problem(join(path, "Values"), f"operator {operator} needs exactly one value, found {len(values)}", hint)
     for index, value in enumerate(values):
-        if operator in _ORDER and _integer(value) is None:
-            yield Problem(f"{path}.Values[{index}]", f"operator {operator} needs a whole number, found {quote(value)}")
+        if operator in _ORDER:
+            if _integer(value) is None:
+                yield Problem(
+                    f"{path}.Values[{index}]", f"operator {operator} needs a whole number, found {quote(value)}"
+                )
         elif value and not _NAME.fullmatch(value):
             yield Problem(f"{path}.Values[{index}]", f"malformed label value {quote(value)}", _NAME_HINT)
 

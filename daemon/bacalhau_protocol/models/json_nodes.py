@@ -15,6 +15,7 @@ from bacalhau_protocol.models.nodes import (
     Value,
     entries,
     is_finite,
+    is_text,
     items,
     too_deep,
 )
@@ -91,7 +92,7 @@ class _Reader:
             text, end = decoder.scanstring(self._text, at + 1, True)  # type: ignore[attr-defined]  # the C scanner
         except JSONDecodeError as error:
             raise self._error(error.msg, error.pos) from error
-        if any("\ud800" <= char <= "\udfff" for char in text):
+        if not is_text(text):
             raise self._error("the text has half of a surrogate pair", at)
         return text, end
 

@@ -121,8 +121,6 @@ def describe(node: Node) -> str:
             return "a list"
         case Entries():
             return "an object"
-        case Scalar(value=bool(), style=Style.QUOTED):
-            return "a text"
         case Scalar(value=str()):
             return f"the text {msgspec.json.encode(node.text[:60]).decode()}"
         case Scalar(value=bool()):
@@ -147,6 +145,11 @@ def plain(node: Node) -> object:
 def number_text(value: float) -> str:
     """Write a number as Go would write it in JSON."""
     return str(int(value)) if isinstance(value, int) or (value.is_integer() and abs(value) < 1e21) else repr(value)
+
+
+def is_text(text: str) -> bool:
+    """Whether a text can be encoded: halves of surrogate pairs cannot."""
+    return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def is_finite(value: Value) -> bool:

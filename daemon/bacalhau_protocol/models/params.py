@@ -93,8 +93,9 @@ def check_params(params: Mapping[str, Any], table: Table, path: str) -> Iterator
     for key, value in params.items():
         name = key if key in table else _unfold(key, table)
         if not name:
-            hint = f"known are {', '.join(table)}" if table else "it takes no parameters"
-            yield Problem(join(path, key), "unknown parameter is ignored", hint, nearest(key, table), warning=True)
+            near = nearest(key, table)
+            hint = "" if near else f"known are {', '.join(table)}" if table else "it takes no parameters"
+            yield Problem(join(path, key), "unknown parameter is ignored", hint, near, warning=True)
         elif value is not None:
             if value != "":
                 seen.add(name)

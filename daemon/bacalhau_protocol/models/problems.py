@@ -33,7 +33,8 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     warning: bool = False
 
     def __str__(self) -> str:
-        place = f"{self.source}:{self.line}:{self.column}" if self.line else self.source
+        numbers = (str(self.line), str(self.column)) if self.line else ()
+        place = ":".join(part for part in (self.source, *numbers) if part)
         words = "; ".join(part for part in (self.message, self.hint, self._suggestion) if part)
         return ": ".join(part for part in (place, self.path, words) if part)
 
@@ -45,10 +46,23 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
 def spec_error(problems: Sequence[Problem]) -> SpecError:
     """Make the error that carries these problems: its text has one line for each, in the order of the document."""
     shown = sorted(problems, key=lambda problem: (problem.line or 1 << 30, problem.column))[:PROBLEMS_MAX]
-    lines = [str(problem) for problem in shown]
     if len(problems) > len(shown):
-        lines.append(f"… and {len(problems) - len(shown)} more problems")
-    return SpecError("\n".join(lines), details={DETAIL: msgspec.json.encode(shown).decode()})
+        shown.append(Problem("", f"… and {len(problems) - len(shown)} more problems"))
+    return _carrying(shown)
+
+
+def named(error: SpecError, source: str) -> SpecError:
+    """Return the same error, with the name of the file in front of each problem that has none."""
+    return _carrying([with_source(problem, source) for problem in problems_of(error)])
+
+
+def with_source(problem: Problem, source: str) -> Problem:
+    """Return the problem with the name of its file, if it has none."""
+    return problem if problem.source else msgspec.structs.replace(problem, source=source)
+
+
+def _carrying(problems: Sequence[Problem]) -> SpecError:
+    return SpecError("\n".join(map(str, problems)), details={DETAIL: msgspec.json.encode(problems).decode()})
 
 
 def problems_of(error: SpecError) -> list[Problem]:

@@ -88,7 +88,9 @@ class _Setter:
             raise _refuse(self._setting, path, f"found {nodes.describe(node)}, not a list")
         children = list(node.items) if node else []
         if index > len(children):
-            raise _refuse(self._setting, f"{path}[{index}]", f"the list has {len(children)} elements")
+            raise _refuse(
+                self._setting, f"{path}[{index}]", f"beyond the end of the list, which has length {len(children)}"
+            )
         old = children[index] if index < len(children) else None
         children[index : index + 1] = [self.put(old, kind, rest, f"{path}[{index}]")]
         return nodes.items(children, node.line if node else 0, node.column if node else 0)

@@ -16,9 +16,9 @@ from bacalhau_protocol.errors import SpecError
 from bacalhau_protocol.models.binding import Binder
 from bacalhau_protocol.models.job import Job
 from bacalhau_protocol.models.json_nodes import read_json
-from bacalhau_protocol.models.nodes import Entries, Node
+from bacalhau_protocol.models.nodes import Node
 from bacalhau_protocol.models.normalise import DEFAULTS, JobDefaults
-from bacalhau_protocol.models.problems import Problem, problems_of, spec_error
+from bacalhau_protocol.models.problems import Problem, named, spec_error, with_source
 from bacalhau_protocol.models.submission import JOB_BYTES_MAX, too_large
 from bacalhau_protocol.models.validate import examine
 from bacalhau_protocol.models.yaml_nodes import read_yaml
@@ -59,9 +59,10 @@ def read_spec(
             from bacalhau_protocol.models.settings import apply_settings  # noqa: PLC0415 - only `--set` needs it
 
             document = apply_settings(document, settings)
-        return _bind(document, defaults, lenient=lenient)
+        parsed = _bind(document, defaults, lenient=lenient)
     except SpecError as error:
-        raise spec_error(_named(problems_of(error), name)) from error
+        raise named(error, name) from error
+    return ParsedSpec(parsed.job, tuple(with_source(warning, name) for warning in parsed.warnings))
 
 
 def read_document(text: str | bytes, name: str = "job.yaml") -> Node:
@@ -100,10 +101,8 @@ def _parse(text: str, name: str) -> Node | None:
 
 
 def _bind(document: Node, defaults: JobDefaults, *, lenient: bool) -> ParsedSpec:
-    binder = Binder(strict=not lenient)
+    binder = Binder(() if lenient else NOT_SETTABLE)
     job = binder.bind(document, Job)
-    if not lenient:
-        _refuse_server_keys(document, binder)
     for found in examine(job, defaults):
         if not _is_below(found.path, binder.unusable):
             binder.report(found.path, found.message, found.hint, found.nearest, warning=found.warning)
@@ -116,20 +115,6 @@ def _bind(document: Node, defaults: JobDefaults, *, lenient: bool) -> ParsedSpec
     return ParsedSpec(job, tuple(binder.problems))
 
 
-def _refuse_server_keys(document: Node, binder: Binder) -> None:
-    for name in NOT_SETTABLE:
-        if name in binder.places:
-            binder.report(name, "is not allowed in a job file: the orchestrator sets it")
-    if isinstance(document, Entries):
-        for entry in document.entries:
-            if entry.key.lower() == "job" and isinstance(entry.node, Entries):
-                binder.report(entry.key, "this is the body of a request", "put what is below it at the top of the file")
-
-
 def _is_below(path: str, tops: Iterable[str]) -> bool:
     """Whether a path is one of these, or below one: then its value is missing only because it was unusable."""
     return any(not top or path == top or path.startswith((f"{top}.", f"{top}[")) for top in tops)
-
-
-def _named(problems: Iterable[Problem], name: str) -> list[Problem]:
-    return [msgspec.structs.replace(problem, source=problem.source or name) for problem in problems]

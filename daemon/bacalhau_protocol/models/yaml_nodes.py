@@ -23,6 +23,7 @@ from bacalhau_protocol.models.nodes import (
     Value,
     entries,
     is_finite,
+    is_text,
     items,
     number_text,
     too_deep,
@@ -207,6 +208,8 @@ def _merged(node: Node) -> list[Entry]:
 
 def _resolve(event: Any, line: int, column: int) -> Scalar:
     text = str(event.value)
+    if not is_text(text):
+        raise _refuse("the text has half of a surrogate pair", line, column)
     tag = _check_tag(event, "str", "int", "float", "bool", "null", "timestamp")
     style = Style.PLAIN if event.style is None or event.style == "" else Style.QUOTED
     if tag == "str" or (style is Style.QUOTED and tag in ("", "timestamp")):
@@ -233,11 +236,9 @@ def resolve_plain(text: str) -> Value:
     if _INFINITE.fullmatch(text):
         return float("nan")
     digits = text.replace("_", "") if text[0] != "." else text
-    if len(digits) > _DIGITS_MAX:
-        return text
-    if _INTEGER.fullmatch(digits):
-        return _integer(digits)
-    return float(digits) if _FLOAT.fullmatch(digits) else text
+    if not _INTEGER.fullmatch(digits):
+        return float(digits) if _FLOAT.fullmatch(digits) else text
+    return _integer(digits) if len(digits) <= _DIGITS_MAX else float("inf")
 
 
 def _integer(digits: str) -> int | float:
