@@ -1,0 +1,219 @@
+"""The fork server's view of its children: what they said, what became of them, and when to look at them again."""
+
+from __future__ import annotations
+
+import math
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from bacalhau_engines.wasm import child, usage
+from bacalhau_engines.wasm.compile import COMPILE_CPU_S, COMPILE_WALL_S
+from bacalhau_engines.wasm.wire import (
+    Ended,
+    Frames,
+    Loaded,
+    Message,
+    ModuleFile,
+    NotLoaded,
+    Report,
+    Run,
+    Started,
+    from_server,
+)
+
+WATCH_S = 0.2  # between two looks at what a run writes
+WALK_S = 0.02  # while a look at the outputs has not come to its end
+_STEPS = 8  # of `usage.walk` in one look: a few milliseconds at most
+_TIMEOUT_HINT = "raise Timeouts.ExecutionTimeout, or split the work"
+_DISK_HINT = "ask for more with Resources.Disk"
+_Verdict = tuple[str, str, str]  # kind, message, hint
+_report = msgspec.msgpack.Decoder(Report)
+
+
+class Child:
+    """A process that writes into a pipe until it ends."""
+
+    pid = 0
+    first_look_s: float  # after its start
+
+    def received(self, data: bytes) -> None:
+        """Take bytes from its pipe."""
+        raise NotImplementedError
+
+    def ended(self, status: int, used: resource.struct_rusage) -> None:
+        """Take its wait status: it is gone."""
+        raise NotImplementedError
+
+    def look(self, now: float) -> float | None:
+        """See whether it keeps its limits; return when to look again (monotonic seconds), None for never."""
+        raise NotImplementedError
+
+    def kill(self) -> None:
+        """End it; the pipe's end says when that has happened."""
+        os.kill(self.pid, signal.SIGKILL)  # not yet waited for, so the number is still its own
+
+
+class CompileChild(Child):
+    """Compiles one module."""
+
+    def __init__(self, module: ModuleFile, answered: Callable[[Loaded | NotLoaded], None]) -> None:
+        self._module, self._answered = module, answered
+        self._frames = Frames()
+        self._answer: Loaded | NotLoaded | None = None
+        self.first_look_s = COMPILE_WALL_S
+
+    def received(self, data: bytes) -> None:
+        """Take the answer, in pieces."""
+        for body in self._frames.feed(data):
+            message = from_server.decode(body)
+            assert isinstance(message, Loaded | NotLoaded), "a compiling child says nothing else"
+            self._answer = message
+
+    def ended(self, status: int, used: resource.struct_rusage) -> None:
+        """Hand on the answer, or say why there is none."""
+        self._answered(self._answer or self._silent(status))
+
+    def look(self, now: float) -> float | None:
+        """End it: it has had its time."""
+        self.kill()
+        return None
+
+    def _silent(self, status: int) -> NotLoaded:
+        name = signal_name(status)
+        if name in ("SIGXCPU", "SIGKILL"):
+            message = f"compiling took more than {COMPILE_CPU_S} s of CPU time or {COMPILE_WALL_S:.0f} s"
+        else:
+            message = f"the compiler crashed ({name or status}), or needed more memory than it may have"
+        return NotLoaded(digest=self._module.digest, message=message, hint="split the module, or build it smaller")
+
+
+class RunChild(Child):
+    """Runs one guest."""
+
+    def __init__(self, run: Run, send: Callable[[Message], None], resident_bytes: int) -> None:
+        self.run = run
+        self._send, self._resident_bytes = send, resident_bytes
+        self._started_at = time.time_ns()
+        self._deadline = time.monotonic() + run.timeout_s if run.timeout_s else math.inf
+        self.first_look_s = min(WATCH_S, run.timeout_s or WATCH_S)
+        self._reported = False
+        self._verdict: _Verdict | None = None
+        self._walk: Iterator[int] | None = None
+
+    def started(self) -> None:
+        """Tell the daemon."""
+        self._send(Started(id=self.run.id, at=self._started_at))
+
+    def received(self, data: bytes) -> None:
+        """Take the report and pass it on at once: what is left for the child is to end."""
+        self._reported = True
+        self._end(_report.decode(data))  # written at once and below PIPE_BUF, so it is whole
+
+    def ended(self, status: int, used: resource.struct_rusage) -> None:
+        """Say how it ended, unless it did so itself."""
+        if self._reported:
+            return
+        kind, message, hint = self._verdict or self._died(status)
+        self._cut_streams()
+        report = Report(
+            kind=kind,
+            exit_code=128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else 1,
+            message=message,
+            hint=hint,
+            cpu_seconds=used.ru_utime + used.ru_stime,
+            memory_peak_bytes=max(0, used.ru_maxrss * 1024 - self._resident_bytes),
+        )
+        self._end(report)
+
+    def condemn(self, kind: str, message: str, hint: str = "") -> None:
+        """Kill it for this reason, unless there was one before."""
+        if self._verdict is None and not self._reported:
+            self._verdict = kind, message, hint
+            self.kill()
+
+    def look(self, now: float) -> float | None:
+        """Compare time, streams and outputs with their limits."""
+        if now >= self._deadline:
+            self.condemn("timed-out", f"the program ran for {self.run.timeout_s:g} s and was ended", _TIMEOUT_HINT)
+        else:
+            self._watch_streams()
+            self._watch_outputs()
+        if self._verdict is not None or self._reported:
+            return None
+        return min(now + (WATCH_S if self._walk is None else WALK_S), self._deadline)
+
+    def _watch_streams(self) -> None:
+        limit = self.run.stream_limit
+        for name, path in (("stdout", self.run.stdout), ("stderr", self.run.stderr)):
+            if _size(path) > limit:
+                self.condemn("over-limit", child.over_stream(name, limit))
+
+    def _watch_outputs(self) -> None:
+        limit = self.run.output_limit
+        if not (self.run.outputs and limit):
+            return
+        walk = self._walk = self._walk or usage.walk(self.run.outputs)
+        for _ in range(_STEPS):
+            if (size := next(walk, None)) is None:
+                self._walk = None
+                return
+            if size > limit:
+                self.condemn("over-limit", child.over_outputs(size, limit), _DISK_HINT)
+                return
+
+    def _died(self, status: int) -> _Verdict:
+        name = signal_name(status)
+        match name:
+            case "":
+                return "could-not-run", "the process of the run ended without a word", ""
+            case "SIGXFSZ":
+                for stream, path in (("stdout", self.run.stdout), ("stderr", self.run.stderr)):
+                    if _size(path) >= self.run.stream_limit:
+                        return "over-limit", child.over_stream(stream, self.run.stream_limit), ""
+                return "over-limit", f"a file grew beyond {self.run.output_limit} bytes", _DISK_HINT
+            case "SIGKILL":
+                hint = "the kernel does that when the machine runs out of memory"
+                return "signalled", "the run was killed from outside (SIGKILL)", hint
+            case _:
+                return "signalled", f"the process of the run crashed ({name})", "this may be a bug of wasmtime"
+
+    def _cut_streams(self) -> None:
+        for path in (self.run.stdout, self.run.stderr):
+            if _size(path) > self.run.stream_limit:
+                os.truncate(path, self.run.stream_limit)
+
+    def _end(self, report: Report) -> None:
+        self._send(
+            Ended(
+                id=self.run.id,
+                kind=report.kind,
+                exit_code=report.exit_code,
+                message=report.message,
+                hint=report.hint,
+                started_at=self._started_at,
+                ended_at=time.time_ns(),
+                cpu_seconds=report.cpu_seconds,
+                memory_peak_bytes=report.memory_peak_bytes,
+            )
+        )
+
+
+def signal_name(status: int) -> str:
+    """Return the name of the signal in a wait status; blank when there was none."""
+    if not os.WIFSIGNALED(status):
+        return ""
+    number = os.WTERMSIG(status)
+    return signal.Signals(number).name if number in signal.valid_signals() else f"signal {number}"
+
+
+def _size(path: str) -> int:
+    try:
+        return Path(path).stat().st_size
+    except OSError:
+        return 0

@@ -1,0 +1,193 @@
+"""Finds a run's modules among its inputs and orders them so that each comes after those it imports from."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import functools
+import hashlib
+import os
+import posixpath
+import stat
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from bacalhau_engines.wasm.filesystem import guest_path
+from bacalhau_engines.wasm.spec import WasmSpec
+from bacalhau_engines.wasm.wire import MODULES_PER_RUN_MAX, ModuleFile, ModuleInfo
+from bacalhau_protocol.errors import BacalhauError, InputFailed, SpecError
+from bacalhau_protocol.plugins import PreparedInput
+
+WASI = "wasi_snapshot_preview1"
+MODULE_BYTES_MAX = 256 * 1024**2
+_MAGIC, _CORE, _COMPONENT = b"\0asm", b"\1\0\0\0", b"\r\0\1\0"
+_SETTLED_NS = 1_000_000_000  # a file changed later than this ago can change again within the same time stamp
+_SHOWN = 8  # names listed in a message
+
+Load = Callable[[ModuleFile], Awaitable[ModuleInfo]]
+
+
+async def gather(spec: WasmSpec, inputs: Sequence[PreparedInput], load: Load) -> tuple[ModuleFile, ...]:
+    """Return the modules in the order of instantiation, the entry module last, all compiled by `load`.
+
+    Raises
+    ------
+    SpecError
+        for a module that is not there, is no module, imports what nobody has, or lacks the entry point.
+    InputFailed
+        when its file cannot be read.
+    """
+    graph = _Graph(inputs, load)
+    for path in spec.import_modules:
+        await graph.visit(path, f"ImportModules names {path!r}")
+    info = await graph.visit(spec.entry_module, f"EntryModule is {spec.entry_module!r}")
+    _check_entry_point(spec, info)
+    return graph.order()
+
+
+class _Node(msgspec.Struct):
+    file: ModuleFile
+    names: list[str]
+    info: ModuleInfo | None = None  # None while what it imports is being visited
+
+
+class _Graph:
+    def __init__(self, inputs: Sequence[PreparedInput], load: Load) -> None:
+        self._inputs, self._load = inputs, load
+        self._nodes: dict[str, _Node] = {}  # by digest
+        self._order: list[_Node] = []
+
+    async def visit(self, path: str, why: str, name: str = "") -> ModuleInfo:
+        """Load a module and all that it needs; `name` is the import name that led here."""
+        file = await asyncio.to_thread(_module_file, path, self._inputs, why)
+        node = self._nodes.get(file.digest)
+        if node is None:
+            if len(self._nodes) >= MODULES_PER_RUN_MAX:
+                raise SpecError(f"the run needs more than {MODULES_PER_RUN_MAX} modules")
+            node = self._nodes[file.digest] = _Node(file, [])
+            info = await self._loaded(file, path)
+            for imported in info.imports:
+                if imported != WASI:
+                    await self.visit(imported, f"module {path} imports from {imported!r}", imported)
+            node.info = info
+            self._order.append(node)
+        elif node.info is None:
+            raise SpecError(f"modules import from each other in a circle: {why}")
+        if name and name not in node.names:
+            node.names.append(name)
+        return node.info or ModuleInfo()
+
+    async def _loaded(self, file: ModuleFile, path: str) -> ModuleInfo:
+        try:
+            return await self._load(file)
+        except BacalhauError as error:
+            error.place = error.place or path
+            raise
+
+    def order(self) -> tuple[ModuleFile, ...]:
+        return tuple(msgspec.structs.replace(node.file, names=tuple(node.names)) for node in self._order)
+
+
+def _module_file(path: str, inputs: Sequence[PreparedInput], why: str) -> ModuleFile:
+    host = _locate(path, inputs, why)
+    try:
+        status = host.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise SpecError("the module is not a file")
+        if status.st_size > MODULE_BYTES_MAX:
+            raise SpecError(f"the module has {status.st_size} bytes, at most {MODULE_BYTES_MAX} are taken")
+        settled = time.time_ns() - status.st_ctime_ns > _SETTLED_NS
+        hash_ = _digest if settled else _digest.__wrapped__
+        return ModuleFile(digest=hash_(str(host), _identity(status)), path=str(host))
+    except SpecError as error:
+        error.place = path
+        raise
+    except OSError as error:
+        raise InputFailed(f"the module cannot be read: {error}", place=path) from error
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+@functools.lru_cache(maxsize=4096)
+def _digest(host: str, identity: tuple[int, ...]) -> str:
+    """Return the sha256 of a file; `identity` makes the answer good for as long as the file stays the same."""
+    with Path(host).open("rb") as file:
+        head = file.read(8)
+        if head[:4] != _MAGIC:
+            raise SpecError(f"not a WebAssembly module: it begins with {head!r}")
+        if head[4:] == _COMPONENT:
+            hint = "build it for WASI preview 1 (wasm32-wasi, wasm32-wasip1)"
+            raise SpecError("this is a WebAssembly component, and only core modules run here", hint=hint)
+        if head[4:] != _CORE:
+            raise SpecError(f"unknown version of the WebAssembly format: {head[4:]!r}")
+        file.seek(0)
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _locate(path: str, inputs: Sequence[PreparedInput], why: str) -> Path:
+    guest = guest_path(path)
+    for item in inputs:
+        target = guest_path(item.target)
+        if guest == target or guest.startswith(target + "/"):
+            return _inside(item.path, guest[len(target) :].lstrip("/"), why)
+    targets = [item.target for item in inputs]
+    near = difflib.get_close_matches(path, targets, n=1)
+    raise SpecError(
+        f"{why}, but no input has that target; the targets are {_listed(targets)}",
+        hint=f"did you mean {near[0]!r}?" if near else _hint(path),
+        place=path,
+    )
+
+
+def _inside(base: Path, rest: str, why: str) -> Path:
+    """Return the file below an input; a directory stands for the one module in it."""
+    root = base.resolve()
+    host = (root / rest).resolve()
+    if host != root and root not in host.parents:
+        raise SpecError(f"{why}, which leads out of its input")
+    if not host.exists():
+        raise SpecError(f"{why}, but the input holds no such file")
+    if not host.is_dir():
+        return host
+    found = sorted(host.glob("*.wasm"))
+    if len(found) != 1:
+        names = _listed([item.name for item in found])
+        raise SpecError(f"{why}, a directory that must hold one *.wasm file; it holds {names}")
+    return _inside(base, posixpath.join(rest, found[0].name), why)
+
+
+def _hint(name: str) -> str:
+    if name == "wasi_unstable":
+        return "it was built for an older WASI: build it for wasi_snapshot_preview1"
+    if name.startswith("wasi:"):
+        return "network and other newer WASI interfaces are not offered here"
+    if name == "env":
+        return "it was built with undefined symbols: link what it needs, or add a module as an input with target 'env'"
+    return "add the module to InputSources with this path as its Target"
+
+
+def _check_entry_point(spec: WasmSpec, info: ModuleInfo) -> None:
+    name = spec.entry_point
+    if name not in info.functions:
+        near = difflib.get_close_matches(name, info.functions, n=1)
+        raise SpecError(
+            f"unable to find the entrypoint {name!r} in the WASM module; it exports {_listed(sorted(info.functions))}",
+            hint=f"did you mean {near[0]!r}?" if near else "set Entrypoint to a function that the module exports",
+            place=spec.entry_module,
+        )
+    takes, returns = info.functions[name]
+    if takes or returns:
+        message = f"the entrypoint {name!r} takes {takes} and returns {returns} values; it must take and return none"
+        raise SpecError(message, place=spec.entry_module)
+
+
+def _listed(names: Sequence[str]) -> str:
+    if not names:
+        return "none"
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

@@ -1,0 +1,233 @@
+"""The fork server: one thread, one loop, no state that a run could damage.
+
+Started by the daemon as `python -m bacalhau_engines.wasm.server FD DIRECTORY PARENT`, with one end of a socket pair.
+It ends with the daemon (end of the stream, or the kernel's signal), and its children end with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import heapq
+import itertools
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+import wasmtime
+
+from bacalhau_engines.wasm import child, compile, confine
+from bacalhau_engines.wasm.cache import Cache
+from bacalhau_engines.wasm.children import Child, CompileChild, RunChild
+from bacalhau_engines.wasm.library import Library, Loader
+from bacalhau_engines.wasm.runtime import Runtime
+from bacalhau_engines.wasm.wire import (
+    Ended,
+    Frames,
+    Kill,
+    Load,
+    Loaded,
+    Message,
+    ModuleFile,
+    NotLoaded,
+    Ready,
+    Run,
+    frame,
+    to_server,
+)
+
+OPEN_FILES = 1024
+_READ_BYTES = 256 * 1024
+
+
+class Server:
+    """Forks a child per run and per compilation, and tells the daemon what became of them."""
+
+    def __init__(self, channel: socket.socket, cache: Cache) -> None:
+        self._channel, self._cache = channel, cache
+        self._frames = Frames()
+        self._poll = select.epoll()
+        self._poll.register(channel.fileno(), select.EPOLLIN)
+        self._children: dict[int, Child] = {}  # by the reading end of their pipes
+        self._runs: dict[int, RunChild | Run] = {}  # by id; a Run waits for its modules
+        self._looks: list[tuple[float, int, int, Child]] = []  # heap of (when, tie-break, pipe, child)
+        self._count = itertools.count()
+        runtime = Runtime()
+        self._library = Library(runtime, cache)
+        self._loader = Loader(self._library, cache, self._compile)
+        self._around = child.Surroundings(
+            server_pid=os.getpid(),
+            runtime=runtime,
+            filter=confine.child_filter(),
+            writable_bytes=confine.writable_bytes(),
+            resident_bytes=confine.resident_bytes(),
+        )
+
+    def serve(self) -> None:
+        """Work until the daemon closes its end."""
+        while True:
+            wait = max(0.0, self._looks[0][0] - time.monotonic()) if self._looks else -1
+            for descriptor, _ in self._poll.poll(wait):
+                if descriptor in self._children:
+                    self._hear(descriptor)
+                elif not self._receive():
+                    return
+            self._look()
+
+    # ── the daemon ──
+
+    def _receive(self) -> bool:
+        data = self._channel.recv(_READ_BYTES)
+        for body in self._frames.feed(data):
+            match to_server.decode(body):
+                case Run() as run:
+                    self._runs[run.id] = run
+                    self._advance(run)
+                case Kill(id=id):
+                    self._kill(id)
+                case Load(module=module):
+                    self._loader.want(module, self._send)
+        return bool(data)
+
+    def _send(self, message: Message) -> None:
+        self._channel.sendall(frame(message))
+        if isinstance(message, Ended):
+            self._runs.pop(message.id, None)
+
+    def _kill(self, id: int) -> None:
+        match self._runs.get(id):
+            case RunChild() as running:
+                running.condemn("cancelled", "")
+            case Run():
+                self._send(Ended(id=id, kind="cancelled", exit_code=128 + signal.SIGKILL))
+            case None:
+                pass
+
+    # ── runs and compilations ──
+
+    def _advance(self, run: Run) -> None:
+        """Start a run, or get the first of its modules that is not here yet."""
+        if run.id not in self._runs:
+            return  # killed while it waited
+        missing = next((module for module in run.modules if not self._library.info(module.digest)), None)
+        if missing is None:
+            self._start(run)
+        else:
+            self._loader.want(missing, lambda answer: self._module_came(run, answer))
+
+    def _module_came(self, run: Run, answer: Loaded | NotLoaded) -> None:
+        if isinstance(answer, Loaded):
+            self._advance(run)
+        elif run.id in self._runs:
+            self._send(Ended(id=run.id, kind="could-not-run", message=answer.message, hint=answer.hint))
+
+    def _start(self, run: Run) -> None:
+        try:
+            program = self._library.program(run.modules)
+            running = RunChild(run, self._send, self._around.resident_bytes)
+            around = self._around
+            self._fork(running, lambda pipe: child.play(run, program, around, pipe))
+        except wasmtime.WasmtimeError as error:
+            self._send(Ended(id=run.id, kind="could-not-run", message=f"the module cannot be linked: {error}"))
+        except OSError as error:
+            self._send(Ended(id=run.id, kind="could-not-run", message=f"no process could be started: {error}"))
+        else:
+            self._runs[run.id] = running
+            running.started()
+
+    def _compile(self, module: ModuleFile) -> None:
+        compiling = CompileChild(module, self._compiled)
+        around = self._around
+        try:
+            self._fork(compiling, lambda pipe: compile.play(module, self._cache, around, pipe))
+        except OSError as error:
+            message = f"no process could be started: {error}"
+            self._loader.answered(NotLoaded(digest=module.digest, message=message, bad=False))
+
+    def _compiled(self, answer: Loaded | NotLoaded) -> None:
+        self._loader.answered(answer)
+        gc.collect()
+        self._around = msgspec.structs.replace(
+            self._around, writable_bytes=confine.writable_bytes(), resident_bytes=confine.resident_bytes()
+        )
+
+    # ── processes ──
+
+    def _fork(self, new: Child, play: Callable[[int], NoReturn]) -> None:
+        reader, writer = os.pipe()
+        try:
+            pid = os.fork()
+        except OSError:
+            os.close(reader)
+            os.close(writer)
+            raise
+        if pid == 0:
+            for descriptor in (reader, self._channel.fileno(), self._poll.fileno(), *self._children):
+                os.close(descriptor)
+            play(writer)
+        os.close(writer)
+        new.pid = pid
+        self._children[reader] = new
+        self._poll.register(reader, select.EPOLLIN)
+        self._plan_look(time.monotonic() + new.first_look_s, reader, new)
+
+    def _hear(self, descriptor: int) -> None:
+        speaking = self._children[descriptor]
+        if data := os.read(descriptor, _READ_BYTES):
+            speaking.received(data)
+            return
+        del self._children[descriptor]
+        self._poll.unregister(descriptor)
+        os.close(descriptor)
+        _, status, used = os.wait4(speaking.pid, 0)  # its pipe is closed: it is all but gone
+        speaking.ended(status, used)
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        while self._looks and self._looks[0][0] <= now:
+            _, _, descriptor, seen = heapq.heappop(self._looks)
+            if self._children.get(descriptor) is seen and (again := seen.look(now)) is not None:
+                self._plan_look(again, descriptor, seen)
+
+    def _plan_look(self, when: float, descriptor: int, seen: Child) -> None:
+        heapq.heappush(self._looks, (when, next(self._count), descriptor, seen))
+
+
+def main() -> None:
+    """Run the fork server."""
+    descriptor, directory, parent = int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    confine.die_with(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    confine.lower_oom_score()
+    confine.server_limits(OPEN_FILES)
+    channel = socket.socket(fileno=descriptor)
+    channel.setblocking(True)
+    server = Server(channel, Cache(directory))
+    confinement = _confine_server()
+    gc.disable()  # a collection in a child would touch, and so copy, every page
+    gc.freeze()
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the daemon has gone: so do we, and our children
+        channel.sendall(frame(Ready(pid=os.getpid(), confinement=confinement)))
+        server.serve()
+
+
+def _confine_server() -> str:
+    try:
+        filter = confine.server_filter()
+        if filter is None:
+            return f"no system call filter: none is known for {os.uname().machine}"
+        filter.install()
+    except OSError as error:
+        return f"no system call filter: {error}"
+    return "seccomp"
+
+
+if __name__ == "__main__":
+    main()
