@@ -1,4 +1,4 @@
-"""The thread that appends to the log: SQLite blocks, and one append is in flight at most because the machine says so."""
+"""The thread that appends to the log: SQLite blocks. One append is in flight at most, because the machine says so."""
 
 from __future__ import annotations
 
