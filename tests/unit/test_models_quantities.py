@@ -52,7 +52,7 @@ def test_cpu_is_cores_or_millicores(text: str, cores: float) -> None:
     assert parse_cpu(text) == cores
 
 
-@pytest.mark.parametrize("text", ["lots", "-1", "-5m", "1.5m", "0x1", "nan", "inf", "1,5", "m", "", "9" * 5000])
+@pytest.mark.parametrize("text", ["lots", "-1", "-5m", "1.5m", "0x1", "nan", "inf", "1,5", "m", "", "9" * 200])
 def test_what_is_no_amount_of_cpu_is_refused(text: str) -> None:
     """Words, negative amounts, fractions of a millicore and endless digits are refused with a hint."""
     with pytest.raises(SpecError, match="invalid CPU value") as caught:
@@ -228,7 +228,7 @@ def test_durations_are_read_as_written(duration_ns: int) -> None:
     assert parse_duration(format_duration(duration_ns)) == duration_ns
 
 
-@pytest.mark.parametrize("text", ["", "10", "ten", "1h 5m", "5 s", "1d", "-", "1" * 400 + "s", "9999999999h"])
+@pytest.mark.parametrize("text", ["", "10", "ten", "1h 5m", "5 s", "1d", "-", "1" * 200 + "s", "9999999999h"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
     """Bare numbers, blanks, unknown units and more than 64 bits are refused."""
     with pytest.raises(UsageError):

@@ -293,6 +293,33 @@ def test_warnings_of_parameters_reach_the_submitter() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "abuse",
+    [
+        task(engine=SpecConfig("docker", {"Image": "x", **{f"imag{n}": 0 for n in range(20_000)}})),
+        task(env={f"a{n}": "x" for n in range(20_000)}),
+        task(input_sources=tuple(InputSource(SpecConfig("locl"), target=str(n)) for n in range(5_000))),
+        job(constraints=(Constraint("a", "on"),) * 9_000),
+    ],
+    ids=["parameters", "environment", "inputs", "constraints"],
+)
+def test_tens_of_thousands_of_mistakes_are_not_all_looked_at(abuse: Job) -> None:
+    """Checking ends after a hundred, so that nobody keeps an orchestrator busy; the error says so."""
+    with pytest.raises(SpecError) as caught:
+        prepare(abuse, "j-1")
+
+    assert len(problems_of(caught.value)) == 101
+    assert "looking ended after 100" in str(caught.value)
+
+
+def test_many_warnings_are_cut() -> None:
+    """What a submitter is told stays readable and small."""
+    made = prepare(job(meta={f"bacalhau.org/{n}": "" for n in range(500)}), "j-1")
+
+    assert len(made.warnings) == 101
+    assert made.warnings[-1] == "… and 400 more warnings"
+
+
 PLAIN = st.recursive(
     st.none()
     | st.booleans()

@@ -16,7 +16,7 @@ from msgspec import inspect
 
 from bacalhau_protocol.errors import UsageError
 from bacalhau_protocol.models.nodes import Entries, Entry, Items, Node, Scalar, Style, describe, plain
-from bacalhau_protocol.models.problems import Problem, join, nearest, quote
+from bacalhau_protocol.models.problems import PROBLEMS_MAX, Problem, join, nearest, quote
 from bacalhau_protocol.models.times import SECOND, parse_duration
 
 Place = tuple[int, int, str]
@@ -67,8 +67,12 @@ class Binder:
 
     def report(self, path: str, words: str, hint: str = "", near: str = "", *, warning: bool = False) -> None:
         """Add a problem at the place of a path, or of the nearest path above it that has a place."""
-        line, column, source = self.place(path)
-        self.problems.append(Problem(path, words, hint, near, source, line, column, warning))
+        self.problems.append(self.placed(Problem(path, words, hint, near, warning=warning)))
+
+    def placed(self, problem: Problem) -> Problem:
+        """Return the problem with the place of its path."""
+        line, column, source = self.place(problem.path)
+        return msgspec.structs.replace(problem, line=line, column=column, source=source)
 
     def place(self, path: str) -> Place:
         """Return where a path stands in the document."""
@@ -136,7 +140,7 @@ class Binder:
     def _unknown(self, entry: Entry, struct: type[msgspec.Struct], path: str) -> None:
         place = join(path, entry.key)
         self.places.setdefault(place, (entry.line, entry.column, entry.source))
-        near = nearest(entry.key, fields_of(struct))
+        near = nearest(entry.key, fields_of(struct)) if len(self.problems) < PROBLEMS_MAX else ""
         hint = "" if near else f"known are {self._names(struct, path)}"
         if not self._refused or path:
             self.report(place, "unknown key is ignored", hint, near, warning=True)

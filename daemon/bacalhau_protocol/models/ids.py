@@ -1,7 +1,7 @@
 """Identifiers: a letter, a hyphen and a UUIDv4. The makers take their randomness as an argument.
 
 Look-up by "id or name", everywhere: first an exact name in the namespace; else an id; else, when the text is not a
-full id, the one id that begins with it. `classify` and `prefix_range` say which questions to put to a store.
+full id (`is_full`), the one id that begins with it (`prefix_range`).
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ and lists that Bacalhau leaves out are left out (`UNSET`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -228,9 +228,10 @@ def sanitise(job: Job) -> tuple[Job, tuple[str, ...]]:
         warnings.append("only one task is supported per job")
         job = replace(job, tasks=job.tasks[:1])
     reserved = [key for key in job.meta or () if key.startswith(RESERVED_META)]
-    if reserved:
+    if job.meta and reserved:
         warnings.extend(f'job meta key "{key}" is reserved and will be ignored' for key in reserved)
-        job = replace(job, meta={key: value for key, value in (job.meta or {}).items() if key not in reserved})
+        kept = {key: value for key, value in job.meta.items() if not key.startswith(RESERVED_META)}
+        job = replace(job, meta=kept)
     return job, tuple(warnings)
 
 
@@ -275,20 +276,16 @@ def folded(params: Mapping[str, Any]) -> dict[str, Any]:
     return {key.lower(): value for key, value in params.items()}
 
 
-def legacy_inputs(task: Task) -> list[tuple[str, InputSource]]:
-    """Return (path below Params, input) for each module that an old wasm task gives as an input source."""
+def legacy_inputs(task: Task) -> Iterator[tuple[str, InputSource]]:
+    """Yield (path below Params, input) for each module that an old wasm task gives as an input source."""
     assert task.engine is not None, "asked only of wasm tasks"
-    found = []
     for key, value in task.engine.values.items():
         if key.lower() == "entrymodule" and isinstance(value, dict):
-            found.append((key, embedded_input(value, ENTRY_TARGET)))
+            yield key, embedded_input(value, ENTRY_TARGET)
         elif key.lower() == "importmodules" and isinstance(value, list):
-            found += [
-                (f"{key}[{index}]", embedded_input(item, import_target(index)))
-                for index, item in enumerate(value)
-                if isinstance(item, dict)
-            ]
-    return found
+            for index, item in enumerate(value):
+                if isinstance(item, dict):
+                    yield f"{key}[{index}]", embedded_input(item, import_target(index))
 
 
 def embedded_input(value: Mapping[str, Any], target: str) -> InputSource:

@@ -7,7 +7,6 @@ belong to other people's plug-ins and are not looked into.
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,18 +16,33 @@ import msgspec
 from bacalhau_protocol.models.problems import Problem, join, nearest, quote
 
 
-class Kind(enum.Enum):
-    """What a parameter may be. `null` is accepted everywhere and means that it is not set."""
+class Kind(msgspec.Struct, frozen=True, eq=False):
+    """What a parameter may be, in words, and whether a value is that. `null` is accepted everywhere: it is not set."""
 
-    TEXT = "a text"
-    TEXTS = "a list of texts"
-    FLAG = "true or false"
-    NUMBER = "a whole number"
-    OBJECT = "an object"
-    MODULE = "a path, or an input source (the old form)"
-    MODULES = "a list of paths, or of input sources (the old form)"
-    ANY = "anything"
+    words: str
+    fits: Callable[[Any], bool]
 
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _is_number(value: Any) -> bool:
+    return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and value.is_integer())
+
+
+def _is_modules(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str | dict) for item in value)
+
+
+TEXT = Kind("a text", lambda value: isinstance(value, str))
+TEXTS = Kind("a list of texts", _is_texts)
+FLAG = Kind("true or false", lambda value: isinstance(value, bool) or value in ("true", "false"))
+NUMBER = Kind("a whole number", _is_number)
+OBJECT = Kind("an object", lambda value: isinstance(value, dict))
+MODULE = Kind("a path, or an input source (the old form)", lambda value: isinstance(value, str | dict))
+MODULES = Kind("a list of paths, or of input sources (the old form)", _is_modules)
+ANY = Kind("anything", lambda _: True)
 
 Check = Callable[[Any], str]
 """Return what is wrong with a value of the right kind, or blank."""
@@ -44,30 +58,13 @@ class Param(msgspec.Struct, frozen=True):
     absent: str = ""  # warning when it is missing or blank
     table: Mapping[str, Param] = {}  # of an OBJECT
 
+    @property
+    def plain(self) -> bool:
+        """Whether any value of the right kind that is not blank is right."""
+        return self.check is None and self.advise is None and self.kind is not OBJECT
+
 
 Table = Mapping[str, Param]
-
-
-def _fits(value: Any, kind: Kind) -> bool:
-    match kind:
-        case Kind.TEXT:
-            return isinstance(value, str)
-        case Kind.TEXTS:
-            return isinstance(value, list) and all(isinstance(item, str) for item in value)
-        case Kind.FLAG:
-            return isinstance(value, bool) or value in ("true", "false")
-        case Kind.NUMBER:
-            return (isinstance(value, int) and not isinstance(value, bool)) or (
-                isinstance(value, float) and value.is_integer()
-            )
-        case Kind.OBJECT:
-            return isinstance(value, dict)
-        case Kind.MODULE:
-            return isinstance(value, (str, dict))
-        case Kind.MODULES:
-            return isinstance(value, list) and all(isinstance(item, (str, dict)) for item in value)
-        case Kind.ANY:
-            return True
 
 
 def describe(value: Any) -> str:
@@ -99,13 +96,14 @@ def check_params(params: Mapping[str, Any], table: Table, path: str) -> Iterator
         elif value is not None:
             if value != "":
                 seen.add(name)
-            if table[name] is not TEXT or not isinstance(value, str):  # nothing can be wrong with a plain text
-                yield from _check_param(value, table[name], join(path, key))
+            param = table[name]
+            if not (param.plain and param.kind.fits(value)) or param.required:
+                yield from _check_param(value, param, join(path, key))
     for name, param in table.items():
         if name in seen:
             continue
         if param.required:
-            yield Problem(join(path, name), f"missing or empty, {param.kind.value} is needed")
+            yield Problem(join(path, name), f"missing or empty, {param.kind.words} is needed")
         elif param.absent:
             yield Problem(join(path, name), param.absent, warning=True)
 
@@ -115,18 +113,18 @@ def _unfold(key: str, table: Table) -> str:
 
 
 def _check_param(value: Any, param: Param, path: str) -> Iterator[Problem]:
-    if not _fits(value, param.kind):
-        if isinstance(value, list) and param.kind in (Kind.TEXTS, Kind.MODULES):
+    if not param.kind.fits(value):
+        if isinstance(value, list) and param.kind in (TEXTS, MODULES):
             for index, item in enumerate(value):
                 if not isinstance(item, str):
                     yield Problem(f"{path}[{index}]", f"found {describe(item)}, a text is needed", _quoting(item))
             return
-        hint = _quoting(value) if param.kind is Kind.TEXT else ""
-        yield Problem(path, f"found {describe(value)}, {param.kind.value} is needed", hint)
+        hint = _quoting(value) if param.kind is TEXT else ""
+        yield Problem(path, f"found {describe(value)}, {param.kind.words} is needed", hint)
     elif param.required and isinstance(value, str) and value.isspace():
         yield Problem(path, "cannot be blank")
     else:
-        if param.kind is Kind.OBJECT:
+        if param.kind is OBJECT:
             yield from check_params(value, param.table, path)
         if param.check and (words := param.check(value)):
             yield Problem(path, words)
@@ -213,63 +211,63 @@ def _partition(value: dict[str, Any]) -> str:
 
 # ── tables ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-TEXT, _NUMBER = Param(Kind.TEXT), Param(Kind.NUMBER)
-_REQUIRED = Param(Kind.TEXT, required=True)
+_TEXT, _NUMBER = Param(TEXT), Param(NUMBER)
+_REQUIRED = Param(TEXT, required=True)
 
 ENGINES: dict[str, Table] = {
     "docker": {
         "Image": _REQUIRED,
-        "Entrypoint": Param(Kind.TEXTS),
-        "Parameters": Param(Kind.TEXTS),
-        "EnvironmentVariables": Param(Kind.TEXTS, check=_docker_env, advise=_docker_env_bare),
-        "WorkingDirectory": Param(Kind.TEXT, check=_absolute),
+        "Entrypoint": Param(TEXTS),
+        "Parameters": Param(TEXTS),
+        "EnvironmentVariables": Param(TEXTS, check=_docker_env, advise=_docker_env_bare),
+        "WorkingDirectory": Param(TEXT, check=_absolute),
     },
     "wasm": {
-        "EntryModule": Param(Kind.MODULE, required=True),
-        "Entrypoint": Param(Kind.TEXT, absent="not set: nodes of Bacalhau 1.9 need it, usually _start"),
-        "Parameters": Param(Kind.TEXTS),
-        "ImportModules": Param(Kind.MODULES),
+        "EntryModule": Param(MODULE, required=True),
+        "Entrypoint": Param(TEXT, absent="not set: nodes of Bacalhau 1.9 need it, usually _start"),
+        "Parameters": Param(TEXTS),
+        "ImportModules": Param(MODULES),
     },
     "noop": {
         "DelayMs": _NUMBER,
         "PrepareMs": _NUMBER,
         "ExitCode": _NUMBER,
-        "Stdout": TEXT,
-        "Stderr": TEXT,
+        "Stdout": _TEXT,
+        "Stderr": _TEXT,
         "OutputBytes": _NUMBER,
-        "Files": Param(Kind.ANY),
-        "Fail": TEXT,
-        "FailAt": TEXT,
-        "Outcome": TEXT,
+        "Files": Param(ANY),
+        "Fail": _TEXT,
+        "FailAt": _TEXT,
+        "Outcome": _TEXT,
     },
 }
 STORAGES: dict[str, Table] = {
-    "inline": {"URL": Param(Kind.TEXT, required=True, check=_data_url)},
+    "inline": {"URL": Param(TEXT, required=True, check=_data_url)},
     "local": {
         "SourcePath": _REQUIRED,
-        "ReadWrite": Param(Kind.FLAG),
-        "CreateAs": Param(Kind.TEXT, check=_create_as),
+        "ReadWrite": Param(FLAG),
+        "CreateAs": Param(TEXT, check=_create_as),
     },
-    "urldownload": {"URL": Param(Kind.TEXT, required=True, check=_http_url)},
+    "urldownload": {"URL": Param(TEXT, required=True, check=_http_url)},
     "ipfs": {"CID": _REQUIRED},
     "noop": {},
     "s3": {
         "Bucket": _REQUIRED,
-        "Key": TEXT,
-        "Filter": TEXT,
-        "Region": TEXT,
-        "Endpoint": TEXT,
-        "VersionID": TEXT,
-        "ChecksumSHA256": TEXT,
+        "Key": _TEXT,
+        "Filter": _TEXT,
+        "Region": _TEXT,
+        "Endpoint": _TEXT,
+        "VersionID": _TEXT,
+        "ChecksumSHA256": _TEXT,
         "Partition": Param(
-            Kind.OBJECT,
+            OBJECT,
             check=_partition,
             table={
-                "Type": TEXT,
-                "Pattern": TEXT,
+                "Type": _TEXT,
+                "Pattern": _TEXT,
                 "StartIndex": _NUMBER,
                 "EndIndex": _NUMBER,
-                "DateFormat": TEXT,
+                "DateFormat": _TEXT,
             },
         ),
     },
@@ -284,9 +282,9 @@ PUBLISHERS: dict[str, Table] = {
     "s3": {
         "Bucket": _REQUIRED,
         "Key": _REQUIRED,
-        "Endpoint": TEXT,
-        "Region": TEXT,
-        "Encoding": Param(Kind.TEXT, check=_encoding),
+        "Endpoint": _TEXT,
+        "Region": _TEXT,
+        "Encoding": Param(TEXT, check=_encoding),
     },
 }
 ENGINE_NAMES = ("docker", "wasm", "noop")

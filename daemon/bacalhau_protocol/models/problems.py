@@ -13,7 +13,7 @@ import msgspec
 from bacalhau_protocol.errors import SpecError
 
 PROBLEMS_MAX = 100
-"""Most problems that one error lists."""
+"""Most problems that one error lists, and most warnings that one job may cause."""
 QUOTED_MAX = 60
 """Most characters of a user's text that a message repeats."""
 DETAIL = "problems"
@@ -44,11 +44,26 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def spec_error(problems: Sequence[Problem]) -> SpecError:
-    """Make the error that carries these problems: its text has one line for each, in the order of the document."""
-    shown = sorted(problems, key=lambda problem: (problem.line or 1 << 30, problem.column))[:PROBLEMS_MAX]
-    if len(problems) > len(shown):
-        shown.append(Problem("", f"… and {len(problems) - len(shown)} more problems"))
-    return _carrying(shown)
+    """Make the error that carries these few problems: its text has a line for each, in the order of the document."""
+    return _carrying(sorted(problems, key=lambda problem: (problem.line or 1 << 30, problem.column)))
+
+
+def settle(found: Iterable[Problem]) -> tuple[Problem, ...]:
+    """Return the warnings, or raise the `SpecError` of the problems.
+
+    Stops looking when there are `PROBLEMS_MAX` of either: a job may hold tens of thousands of mistakes, and whoever
+    checks it must not be kept busy by them. A job with that many warnings is refused with them.
+    """
+    problems: list[Problem] = []
+    warnings: list[Problem] = []
+    for problem in found:
+        (warnings if problem.warning else problems).append(problem)
+        if max(len(problems), len(warnings)) >= PROBLEMS_MAX:
+            more = Problem("", f"… and more: looking ended after {PROBLEMS_MAX}")
+            raise spec_error([*(problems or warnings), more])
+    if problems:
+        raise spec_error(problems)
+    return tuple(warnings)
 
 
 def named(error: SpecError, source: str) -> SpecError:

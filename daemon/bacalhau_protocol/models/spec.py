@@ -9,6 +9,7 @@ Lines and columns count from 1, in characters.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 import msgspec
 
@@ -18,7 +19,7 @@ from bacalhau_protocol.models.job import Job
 from bacalhau_protocol.models.json_nodes import read_json
 from bacalhau_protocol.models.nodes import Node
 from bacalhau_protocol.models.normalise import DEFAULTS, JobDefaults
-from bacalhau_protocol.models.problems import Problem, named, spec_error, with_source
+from bacalhau_protocol.models.problems import Problem, named, settle, spec_error, with_source
 from bacalhau_protocol.models.submission import JOB_BYTES_MAX, too_large
 from bacalhau_protocol.models.validate import examine
 from bacalhau_protocol.models.yaml_nodes import read_yaml
@@ -103,16 +104,12 @@ def _parse(text: str, name: str) -> Node | None:
 def _bind(document: Node, defaults: JobDefaults, *, lenient: bool) -> ParsedSpec:
     binder = Binder(() if lenient else NOT_SETTABLE)
     job = binder.bind(document, Job)
-    for found in examine(job, defaults):
-        if not _is_below(found.path, binder.unusable):
-            binder.report(found.path, found.message, found.hint, found.nearest, warning=found.warning)
-    problems = [problem for problem in binder.problems if not problem.warning]
-    if problems:
-        raise spec_error(problems)
+    found = (binder.placed(each) for each in examine(job, defaults) if not _is_below(each.path, binder.unusable))
+    warnings = settle(chain(binder.problems, found))
     size_bytes = len(msgspec.json.encode(job))
     if size_bytes > JOB_BYTES_MAX:
         raise too_large(size_bytes)
-    return ParsedSpec(job, tuple(binder.problems))
+    return ParsedSpec(job, warnings)
 
 
 def _is_below(path: str, tops: Iterable[str]) -> bool:

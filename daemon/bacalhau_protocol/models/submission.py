@@ -17,7 +17,7 @@ from bacalhau_protocol.models.normalise import (
     normalise,
     sanitise,
 )
-from bacalhau_protocol.models.problems import Problem, spec_error
+from bacalhau_protocol.models.problems import PROBLEMS_MAX, Problem, settle, spec_error
 from bacalhau_protocol.models.validate import examine
 
 JOB_BYTES_MAX = 384 * 1024
@@ -43,10 +43,7 @@ def prepare(job: Job, job_id: str, meta: Mapping[str, str] | None = None, defaul
     SpecError
         carrying every problem, each with the path of its field; or the job is too large, with its size.
     """
-    found = list(examine(job, defaults))
-    problems = [problem for problem in found if not problem.warning]
-    if problems:
-        raise spec_error(problems)
+    found = settle(examine(job, defaults))
     ready, ignored = sanitise(normalise(job))
     ready = replace(ready, id=ready.id or job_id, name=ready.name or ready.id or job_id)
     if meta:
@@ -55,7 +52,13 @@ def prepare(job: Job, job_id: str, meta: Mapping[str, str] | None = None, defaul
     encoded = msgspec.json.encode(ready)
     if len(encoded) > JOB_BYTES_MAX:
         raise too_large(len(encoded))
-    return Prepared(ready, (*ignored, *(str(warning) for warning in found)), encoded)
+    return Prepared(ready, _some((*ignored, *map(str, found))), encoded)
+
+
+def _some(warnings: tuple[str, ...]) -> tuple[str, ...]:
+    if len(warnings) <= PROBLEMS_MAX:
+        return warnings
+    return (*warnings[:PROBLEMS_MAX], f"… and {len(warnings) - PROBLEMS_MAX} more warnings")
 
 
 def too_large(size_bytes: int) -> SpecError:

@@ -56,7 +56,7 @@ INT_MAX = 2**63 - 1
 _TYPES = tuple(JobType)
 _ENV_NAME = re.compile(r"[A-Z][A-Z0-9_]*")
 _PORT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_DOMAIN = re.compile(r"\b([a-z0-9]+(-[a-z0-9]+)*\.)+[a-z]{2,}\b", re.ASCII)
+_DOMAIN = re.compile(r"\b[a-z0-9]+\.[a-z]{2,}\b", re.ASCII)  # of Bacalhau's unanchored pattern, what decides
 _DOMAIN_MAX = 254
 _PORT_NETWORKS = frozenset({NetworkType.HOST, NetworkType.FULL, NetworkType.BRIDGE})
 _RESERVED_ENV = "BACALHAU_"
@@ -121,8 +121,7 @@ def _task(task: Task, path: str, given: TypeDefaults) -> Iterator[Problem]:
         yield Problem(f"{path}.Publisher", "a publisher must be set if result paths are set")
     if task.env:
         yield from _env(task.env, f"{path}.Env")
-    if task.input_sources or (task.engine is not None and is_legacy_wasm(task)):
-        yield from _inputs(task, path)
+    yield from _inputs(task, path)
     if task.result_paths:
         yield from _results(task.result_paths, f"{path}.ResultPaths")
     if task.resources:
@@ -174,13 +173,18 @@ def _env_name(name: str, path: str) -> Iterator[Problem]:
         yield Problem(path, f"{shown} may have only letters, digits and underscores")
 
 
-def _inputs(task: Task, path: str) -> Iterator[Problem]:
-    places = [(f"{path}.InputSources[{index}]", source) for index, source in enumerate(task.input_sources or ())]
+def _placed_inputs(task: Task, path: str) -> Iterator[tuple[str, InputSource]]:
+    for index, source in enumerate(task.input_sources or ()):
+        yield f"{path}.InputSources[{index}]", source
     if is_legacy_wasm(task):
-        places += [(f"{path}.Engine.Params.{key}", source) for key, source in legacy_inputs(task)]
+        for key, source in legacy_inputs(task):
+            yield f"{path}.Engine.Params.{key}", source
+
+
+def _inputs(task: Task, path: str) -> Iterator[Problem]:
     aliases: dict[str, str] = {}
     targets: dict[str, str] = {}
-    for place, source in places:
+    for place, source in _placed_inputs(task, path):
         yield from _input(source, place)
         alias, target = source.alias.strip(), source.target.strip()
         if alias and aliases.setdefault(alias, place) != place:
