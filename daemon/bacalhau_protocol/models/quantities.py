@@ -112,11 +112,9 @@ def parse_resources(config: ResourcesConfig | msgspec.UnsetType | None) -> Resou
 
 
 def format_cpu(cores: float) -> str:
-    """Write cores so that `parse_cpu` reads them again: `500m`, `2`, `1.5`."""
+    """Write cores so that `parse_cpu` reads exactly them again: `2`, `500m`, `1500m`; decimals would be cut."""
     millicores = round(cores * 1000)
-    if millicores % 1000 == 0:
-        return str(millicores // 1000)
-    return f"{millicores}m" if millicores < 1000 else f"{millicores / 1000:.3f}".rstrip("0")
+    return f"{millicores}m" if millicores % 1000 else str(millicores // 1000)
 
 
 def format_bytes(size_bytes: int) -> str:
