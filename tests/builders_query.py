@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from bacalhau_daemon.core import events as ev
 from bacalhau_daemon.core.actions import Project
 from bacalhau_daemon.core.events import CODEC, AnyEvent
@@ -63,15 +65,16 @@ class Cluster:
             executions={x: state.executions[x] for x in dirty.executions},
             nodes={key: state.nodes[key] for key in dirty.nodes},
             credentials={key: state.credentials[key] for key in dirty.credentials},
-            **self._forget(dirty),
         )
+        over = [j for j in dirty.jobs if self._is_over(j)]
+        gone = [x for j in over for x in forget_job(state, j)]
+        project = replace(project, forgotten_jobs=tuple(over), forgotten_executions=tuple(gone))
         self.projects.append(project)
         return project
 
-    def _forget(self, dirty: Dirty) -> dict[str, tuple[int, ...]]:
-        over = [j for j in dirty.jobs if self.state.jobs[j].state.terminal]
-        gone = [x for j in over for x in forget_job(self.state, j)]
-        return {"forgotten_jobs": tuple(over), "forgotten_executions": tuple(gone)}
+    def _is_over(self, j: int) -> bool:
+        tally = self.state.tallies[j]
+        return self.state.jobs[j].state.terminal and not tally.live and not tally.old
 
     def take(self) -> Sequence[Project]:
         """Return what was not yet taken."""
