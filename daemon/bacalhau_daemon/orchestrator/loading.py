@@ -60,9 +60,7 @@ class Opened:
             raise
 
 
-def catch_up(
-    store: QueryStore, records: SqliteReader, tip: Chain, say: Callable[[int], None] | None = None
-) -> Restored:
+def catch_up(store: QueryStore, records: SqliteReader, tip: Chain) -> Restored:
     """Bring the query side up to the log's end; return the state there."""
     _check_together(store.chain, records, tip)
     reader = QueryReader(store.path, records)
