@@ -17,7 +17,11 @@ from bacalhau_protocol.models.problems import nearest
 from bacalhau_protocol.models.states import JobStateType, JobType
 
 TEXT_MAX = 256  # characters of a text filter
-INTEGER_MAX = 2**63 - 1  # SQLite's; longer labels count as this
+INTEGER_MAX = 2**63 - 1  # SQLite's
+WHOLE = (  # a label that is a whole number of at most 19 digits, as a number
+    "(label GLOB '[0-9]*' OR label GLOB '[+-][0-9]*') AND substr(label, 2) NOT GLOB '*[^0-9]*'"
+    " AND length(ltrim(label, '+-')) <= 19 AND CAST(label AS INTEGER)"
+)
 ALL_NAMESPACES = ("", "*")
 
 # column to sort by, and whether the greatest comes first; `j` is the order of creation
@@ -156,9 +160,8 @@ def _label(constraint: Constraint) -> Condition:
             return f"{label} IS NULL", (path,)
         case Operator.GREATER | Operator.LESS:
             sign = ">" if constraint.operator == Operator.GREATER else "<"
-            whole = f"({label} GLOB '[0-9]*' OR {label} GLOB '[+-][0-9]*') AND substr({label}, 2) NOT GLOB '*[^0-9]*'"
             limit = max(-INTEGER_MAX, min(int(values[0]), INTEGER_MAX))
-            return f"({whole} AND CAST({label} AS INTEGER) {sign} ?)", (path, path, path, path, limit)
+            return f"EXISTS (SELECT 1 FROM (SELECT {label} AS label) WHERE {WHOLE} {sign} ?)", (path, limit)  # noqa: S608
     among, parameters = _in(label, values)
     if constraint.operator in (Operator.NOT_IN, Operator.NOT_EQUALS):
         return f"({label} IS NULL OR NOT {among})", (path, path, *parameters)
