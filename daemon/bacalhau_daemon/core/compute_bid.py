@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
@@ -22,6 +23,8 @@ EXECUTIONS_MAX = 4096  # not over, on one node
 QUEUE_SHARE = 0.5  # of the maximum, may wait in the queue: what Bacalhau's orchestrators count on
 CAPACITY = "Capacity"  # error code: the node is full now
 _JOB_TYPES = frozenset(JobType)
+_OUTPUT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_RESERVED = frozenset({"stdout", "stderr", "exitCode"})
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,12 +146,23 @@ def _unable(job: Job, offer: Offer) -> Iterator[str]:
     for kind, installed in kinds:
         if kind not in installed:
             yield f'support "{kind}"'
+    yield from _output_problems(task)
     network = task.network.type if isinstance(task.network, NetworkConfig) else NetworkType.DEFAULT
     if offer.reject_networked and network not in (NetworkType.DEFAULT, NetworkType.NONE):
         yield "run jobs that require network access"
     if offer.reject_stateless and not inputs(task):
         yield "accept jobs without any input volumes"
     yield from compute_env.problems(task, offer.env_allowed, offer.env_known)
+
+
+def _output_problems(task: Task) -> Iterator[str]:
+    """An output's name becomes a directory on this node: it must be one harmless path element."""
+    names: set[str] = set()
+    for output in task.result_paths or ():
+        if not _OUTPUT_NAME.fullmatch(output.name) or output.name in _RESERVED or output.name in names:
+            rule = "letters, digits, `.`, `_` and `-`, each name once, none of the streams'"
+            yield f"accept the output name {output.name[:80]!r}: {rule}"
+        names.add(output.name)
 
 
 def _place(resources: Resources, offer: Offer, state: ComputeState, queueing: bool) -> Bid:

@@ -259,13 +259,10 @@ def _ended(state: ComputeState, item: RunEnded, now: int) -> Sequence[ComputeEve
 
 
 def _report(run: Run, item: RunEnded, now: int) -> Report:
-    if item.lost:
+    if item.lost or item.cancelled:  # nobody asked for it to be stopped, so it was our shutdown
         return compute_reports.lost_to_restart(run.execution, now)
     if item.failure is not None:
         return compute_reports.failed(run.execution, item.failure, item.phases, now)
-    if item.cancelled:
-        why = compute_reports.Failure(message="the run was stopped on its node", topic=compute_reports.RUNNING)
-        return compute_reports.failed(run.execution, why, item.phases, now)
     return compute_reports.completed(
         run.execution, item.output or RunOutput(), item.result or SpecConfig(), item.phases, now
     )

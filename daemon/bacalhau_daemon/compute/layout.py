@@ -1,0 +1,220 @@
+"""What lies on disk of an execution, and when it is written.
+
+::
+
+    executions/<execution id>/          0700
+        results/                        what people fetch: stdout, stderr, exitCode, <output name>/…
+        inputs/<n>/                     prepared inputs, removed when the run is over
+        outcome.json                    how the run ended: written whole (tmp, fsync, rename) before anything is removed
+        manifest.json                   the list of results with their hashes, made when they are published
+
+All functions block: call them in a thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from bacalhau_daemon.core.compute_reports import Phase
+from bacalhau_protocol.models.execution import RunOutput
+from bacalhau_protocol.models.job import ResultPath
+from bacalhau_protocol.plugins import Outcome, run_output
+
+OUTPUT_TEXT_BYTES = 2048  # of each stream, in the report
+TAIL_BYTES = 64 * 1024  # of each stream, for the orchestrator to keep
+STREAM_BYTES_MAX = 1024**3  # of stdout and of stderr; more is cut off, visibly
+OUTCOME = "outcome.json"
+RESULTS, INPUTS, STDOUT, STDERR, EXIT_CODE = "results", "inputs", "stdout", "stderr", "exitCode"
+
+
+class OutcomeRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """`outcome.json`."""
+
+    attempt: int
+    outcome: Outcome
+    phases: tuple[Phase, ...] = ()
+
+
+class Tail(msgspec.Struct, frozen=True):
+    """The end of a stream."""
+
+    data: bytes = b""
+    offset: int = 0
+
+
+class Ending(msgspec.Struct, frozen=True, kw_only=True):
+    """What is taken from the streams when a run is over."""
+
+    output: RunOutput
+    stdout: Tail = Tail()
+    stderr: Tail = Tail()
+
+
+def create(execution_dir: Path, outputs: Iterable[ResultPath]) -> None:
+    """Make the directories of an execution, private, with an empty one per output. May be called again."""
+    results = execution_dir / RESULTS
+    results.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (execution_dir / INPUTS).mkdir(mode=0o700, exist_ok=True)
+    for output in outputs:
+        (results / output.name).mkdir(mode=0o755, exist_ok=True)
+
+
+def input_dir(execution_dir: Path, number: int) -> Path:
+    """Return a fresh, empty directory for one input."""
+    path = execution_dir / INPUTS / str(number)
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(mode=0o700, parents=True)
+    return path
+
+
+def remove_inputs(execution_dir: Path) -> None:
+    """Remove the copies of inputs."""
+    shutil.rmtree(execution_dir / INPUTS, ignore_errors=True)
+
+
+def bare_output(outcome: Outcome) -> RunOutput:
+    """Return the report of a run that left nothing on disk."""
+    return run_output("", False, "", False, outcome)
+
+
+def finish(execution_dir: Path, record: OutcomeRecord) -> Ending:
+    """Complete the result tree and write the outcome."""
+    streams = execution_dir / RESULTS
+    streams.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name in (STDOUT, STDERR):
+        _cap(streams / name)
+    _replace(streams / EXIT_CODE, str(record.outcome.exit_code).encode(), durable=False)
+    _replace(execution_dir / OUTCOME, msgspec.json.encode(record), durable=True)
+    return ending(execution_dir, record.outcome)
+
+
+def ending(execution_dir: Path, outcome: Outcome) -> Ending:
+    """Read what is reported of the streams."""
+    streams = execution_dir / RESULTS
+    stdout, stdout_cut = _head(streams / STDOUT)
+    stderr, stderr_cut = _head(streams / STDERR)
+    return Ending(
+        output=run_output(stdout, stdout_cut, stderr, stderr_cut, outcome),
+        stdout=_tail(streams / STDOUT),
+        stderr=_tail(streams / STDERR),
+    )
+
+
+def read_outcome(execution_dir: Path, attempt: int) -> OutcomeRecord | None:
+    """Return how an earlier daemon's run of this attempt ended; None when it had not, or that cannot be read."""
+    record = read_any_outcome(execution_dir)
+    return record if record is not None and record.attempt == attempt else None
+
+
+def read_any_outcome(execution_dir: Path) -> OutcomeRecord | None:
+    """Return how the last attempt ended; None when it has not."""
+    try:
+        return msgspec.json.decode((execution_dir / OUTCOME).read_bytes(), type=OutcomeRecord)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def start_over(execution_dir: Path) -> None:
+    """Remove what an earlier attempt left."""
+    for name in (RESULTS, INPUTS):
+        shutil.rmtree(execution_dir / name, ignore_errors=True)
+    (execution_dir / OUTCOME).unlink(missing_ok=True)
+
+
+def stream_sizes(execution_dir: Path) -> tuple[int, int]:
+    """Return the sizes of stdout and stderr."""
+    return _size(execution_dir / RESULTS / STDOUT), _size(execution_dir / RESULTS / STDERR)
+
+
+def pread(path: Path, offset: int, limit: int) -> bytes:
+    """Return bytes of a stream; nothing when it is not there."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return b""
+    try:
+        return os.pread(descriptor, limit, max(offset, 0))
+    finally:
+        os.close(descriptor)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _cap(path: Path) -> None:
+    """Make sure that a stream's file is there, is a file, and is not too long."""
+    if path.is_symlink() or not path.is_file():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        path.unlink(missing_ok=True)
+        path.touch(mode=0o600)
+    elif (size := path.stat().st_size) > STREAM_BYTES_MAX:
+        note = f"\n[bacalhau: output cut off here after {STREAM_BYTES_MAX} of {size} bytes]\n".encode()
+        with path.open("r+b") as file:
+            file.truncate(STREAM_BYTES_MAX - len(note))
+            file.seek(0, os.SEEK_END)
+            file.write(note)
+
+
+def _head(path: Path) -> tuple[str, bool]:
+    try:
+        with path.open("rb") as file:
+            data = file.read(OUTPUT_TEXT_BYTES + 1)
+    except FileNotFoundError:
+        return "", False
+    cut = len(data) > OUTPUT_TEXT_BYTES
+    return _text(data[:OUTPUT_TEXT_BYTES], cut=cut), cut
+
+
+def _text(data: bytes, *, cut: bool) -> str:
+    """Decode; a character that the cut has halved is left out, what is not UTF-8 shows as such."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        halved = cut and error.reason == "unexpected end of data"
+        return (data[: error.start] if halved else data).decode(errors="replace")
+
+
+def _tail(path: Path) -> Tail:
+    try:
+        with path.open("rb") as file:
+            offset = max(file.seek(0, os.SEEK_END) - TAIL_BYTES, 0)
+            file.seek(offset)
+            return Tail(file.read(TAIL_BYTES), offset)
+    except FileNotFoundError:
+        return Tail()
+
+
+def _replace(path: Path, data: bytes, *, durable: bool) -> None:
+    half = path.with_name(f".{path.name}")
+    descriptor = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    try:
+        os.write(descriptor, data)
+        if durable:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)  # a job may have made one of this name
+    half.replace(path)
+    if durable:
+        with contextlib.suppress(OSError):  # not every file system lets directories be synchronised
+            _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
