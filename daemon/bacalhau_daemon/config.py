@@ -50,11 +50,13 @@ class ComputeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     join: str = ""  # a join token, or nats://TOKEN@host:port; blank on a node with both roles
     labels: dict[str, str] = {}
     allow_paths: tuple[str, ...] = ()  # GLOB, GLOB:ro or GLOB:rw that jobs may use
+    allow_env: tuple[str, ...] = ()  # globs of this process's variables that jobs may have as `env:NAME`
     cpu: float = 0.0  # cores; 0: as detected, and so below
     memory_bytes: int = 0
     disk_bytes: int = 0
     gpu: int = -1  # -1: as detected
     results_bytes_max: int = 0  # results kept on the node, oldest out; 0: a share of the disk
+    results_keep_s: float = 7 * 24 * 3600.0  # and for how long
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
