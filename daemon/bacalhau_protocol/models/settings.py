@@ -15,7 +15,7 @@ import msgspec
 from msgspec import inspect
 
 from bacalhau_protocol.models import nodes
-from bacalhau_protocol.models.binding import fields_of, without_null
+from bacalhau_protocol.models.binding import fields_of, info_of, without_null
 from bacalhau_protocol.models.job import Job
 from bacalhau_protocol.models.nodes import Entries, Entry, Items, Node, Scalar, Style
 from bacalhau_protocol.models.problems import Problem, join, nearest, quote, spec_error
@@ -36,7 +36,7 @@ def apply_settings(root: Node, settings: Sequence[str]) -> Node:
 
 def _apply(root: Node, setting: str) -> Node:
     steps, value = _parse(setting)
-    return _Setter(setting, value).put(root, inspect.type_info(Job), steps, "")
+    return _Setter(setting, value).put(root, info_of(Job), steps, "")
 
 
 def _parse(setting: str) -> tuple[list[Step], str]:
