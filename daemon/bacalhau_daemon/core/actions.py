@@ -1,7 +1,8 @@
 """What the orchestrator's machine asks of its shell. Carry them out in order.
 
-A `Send` that fails because the link is down is dropped: the machine repeats what matters. The outcome of an `Append`
-goes to `settled`, that of a `Reload` to `reloaded`, that of a `Project` to `applied`.
+`Send` is the session machines' own: subject, data, reply, headers. One that fails because the link is down is dropped:
+the machine repeats what matters. The outcome of an `Append` goes to `settled`, that of a `Reload` to `reloaded`, that
+of a `Project` to `applied`, that of a `LookUp` to `request`.
 """
 
 from __future__ import annotations
@@ -10,20 +11,12 @@ import msgspec
 
 from bacalhau_daemon.core.events import AnyEvent
 from bacalhau_daemon.core.loop import Append, Halt, Reload
-from bacalhau_daemon.core.requests import Request
+from bacalhau_daemon.core.requests import Lookup, Request
 from bacalhau_daemon.core.state import ClusterState, CredentialState, ExecutionState, JobState, NodeRecord
 from bacalhau_daemon.log.records import Record
 from bacalhau_protocol.api.messages import Body
 from bacalhau_protocol.errors import BacalhauError
-
-
-class Send(msgspec.Struct, frozen=True):
-    """Publish."""
-
-    subject: str
-    data: bytes
-    reply: str = ""
-    headers: dict[str, str] | None = None
+from bacalhau_protocol.ncl.events import Send
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -32,6 +25,13 @@ class Answer(msgspec.Struct, frozen=True):
     request: Request
     result: Body | BacalhauError
     position: int
+
+
+class LookUp(msgspec.Struct, frozen=True):
+    """Put this question to the query side, attach the answer to the request as `found`, and hand it over again."""
+
+    request: Request
+    lookup: Lookup
 
 
 class Project(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,4 +66,6 @@ class Disconnect(msgspec.Struct, frozen=True):
     reason: str
 
 
-Action = Send | Append | Answer | Project | KeepLogTail | Disconnect | Reload | Halt
+Action = Send | Append | Answer | LookUp | Project | KeepLogTail | Disconnect | Reload | Halt
+
+__all__ = ["Action", "Answer", "Append", "Disconnect", "Halt", "KeepLogTail", "LookUp", "Project", "Reload", "Send"]

@@ -8,6 +8,7 @@ import msgspec
 
 from bacalhau_daemon.core.inputs import Reconcile
 from bacalhau_daemon.core.policy import POLICY, Policy
+from bacalhau_daemon.core.recall import Recall
 from bacalhau_daemon.core.scheduling.fleet import Fleet
 from bacalhau_daemon.core.scheduling.need import Need, need_of
 from bacalhau_daemon.core.scheduling.waiting import Waiting
@@ -39,10 +40,11 @@ class Disk(msgspec.Struct, frozen=True):
 
 
 class Heard(msgspec.Struct):
-    """What an execution's node last said of it: soft, own nodes only. `at` is our clock."""
+    """What an execution's node last said of it: soft, own nodes only. Times are of our clock."""
 
     phase: Phase
-    at: int
+    began: int  # when this phase was first heard of
+    at: int  # when it was last
 
 
 class Context:
@@ -51,11 +53,15 @@ class Context:
     def __init__(self, ids: Ids, policy: Policy = POLICY) -> None:
         self.policy = policy
         self._ids = ids
+        self.address = ""  # of the bus, for join tokens
+        self.fingerprint = ""  # of its CA
         self.disk = Disk()
+        self.recall = Recall()
         self.fleet = Fleet()
         self.waiting = Waiting()
         self.waits_since: dict[int, int] = {}  # j → when it was first found that no node has room
         self.timers = Timers()
+        self.beats: dict[str, int] = {}  # node → when its last heartbeat came
         self.heard: dict[str, Heard] = {}  # by execution id
         self.returning: dict[str, int] = {}  # node → until when its reports are awaited before lost work is replaced
         self.woken: list[Reconcile] = []  # jobs that a decision wants looked at
@@ -83,3 +89,11 @@ class Context:
         self.waiting.remove(j)
         self.waits_since.pop(j, None)
         self._needs.pop(j, None)
+
+    def reset(self, fleet: Fleet) -> None:
+        """Start anew with what is derived from the state; what nodes said stays."""
+        self.fleet = fleet
+        self.waiting = Waiting()
+        self.waits_since.clear()
+        self.woken = []
+        self._needs.clear()

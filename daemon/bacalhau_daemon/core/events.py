@@ -164,6 +164,7 @@ class JobStopped(Event, frozen=True, kw_only=True):
     """Somebody stopped the job."""
 
     j: int
+    id: str
     version: int = 1
     reason: str = ""
     eval: str = ""

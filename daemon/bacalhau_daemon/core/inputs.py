@@ -130,6 +130,19 @@ class Confirmed(msgspec.Struct, frozen=True):
         return f"cancel of execution {self.x}"
 
 
+class Undeliverable(msgspec.Struct, frozen=True):
+    """A node cannot read what it was sent about an execution, or we cannot read its report of it."""
+
+    node: str
+    execution_id: str
+    reason: str
+
+    @property
+    def what(self) -> str:
+        """In one line."""
+        return f"unreadable message about {self.execution_id}"
+
+
 Item = (
     Request
     | Lead
@@ -142,4 +155,5 @@ Item = (
     | Inventory
     | Reported
     | Confirmed
+    | Undeliverable
 )

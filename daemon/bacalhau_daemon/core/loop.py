@@ -55,7 +55,10 @@ class Rules(Protocol[S_contra, I, E]):
         ...
 
     def follow(self, state: S_contra, events: Sequence[E]) -> Iterable[I]:
-        """Return inputs that these events call for. Hashable: equal ones are decided once, at the end of the batch."""
+        """Return inputs that a decision calls for, whose events (perhaps none) have just been folded.
+
+        Hashable: equal ones are decided once, at the end of the batch.
+        """
         ...
 
     def answerable(self, item: I) -> bool:
@@ -208,8 +211,6 @@ class Loop(Generic[S, I, E]):
             count += 1
             decision = self._decide(item, now)
             decided.append(Decided(item, decision.answer))
-            if not decision.events:
-                continue
             try:
                 for event in decision.events:
                     self.rules.fold(self.state, event, self.chain.event + len(events) + 1, now)
@@ -219,7 +220,8 @@ class Loop(Generic[S, I, E]):
             except Exception as error:  # the state is half changed: only the log knows the truth now
                 self._abandon(decided, self._park(item, error, now))
                 return
-            size += sum(map(self.codec.size, decision.events))
+            for event in decision.events:
+                size += self.codec.size(event)
         self._send(events, decided, now)
 
     def _pop_woken(self) -> I:

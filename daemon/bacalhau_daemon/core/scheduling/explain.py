@@ -73,12 +73,16 @@ def unplaced(fleet: Fleet, need: Need, partitions: int, history: History = NO_HI
     return Unplaced(
         why,
         _message(partitions, available, why.fit, missed, len(fleet.slots)),
-        _hopeless(shape, fleet, history),
+        is_hopeless(fleet, need, history),
         {"NodesRequested": str(partitions), "NodesAvailable": str(available), "NodesSuitable": str(why.fit)},
     )
 
 
-def _hopeless(shape: Shape, fleet: Fleet, history: History) -> bool:
+def is_hopeless(fleet: Fleet, need: Need, history: History = NO_HISTORY) -> bool:
+    """Whether no node that the cluster knows could ever take it as it is, were it there and empty. Cheap."""
+    shape = fleet.shape(need)
+    if not history:
+        return shape.counts[FITS] == 0
     forbidden = sum(1 for node, past in history.items() if past.permanent and shape.fits(fleet.by_id[node]))
     return shape.counts[FITS] <= forbidden
 

@@ -30,9 +30,7 @@ class Gap(msgspec.Struct, frozen=True):
     last: ExecutionState | None = None  # its last one
 
 
-def gap_of(
-    state: State, job: JobState, now: int, policy: Policy, returning: Mapping[str, int], limit: int
-) -> Gap:
+def gap_of(state: State, job: JobState, now: int, policy: Policy, *, returning: Mapping[str, int], limit: int) -> Gap:
     """Return what the current version of a job lacks; at most `limit` partitions are wanted at once."""
     tally = state.tallies[job.j]
     wanted: list[Vacancy] = []

@@ -1,0 +1,180 @@
+"""The orchestrator's ears: what nodes say, over NCL and over our own subjects, becomes inputs of the loop.
+
+What is soft (heartbeats, phases) is taken in here and never reaches the log.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import msgspec
+
+from bacalhau_daemon.core.actions import Action, Disconnect, KeepLogTail
+from bacalhau_daemon.core.context import Heard
+from bacalhau_daemon.core.effects import Cancelled, Offered
+from bacalhau_daemon.core.events import AnyEvent, Connection
+from bacalhau_daemon.core.feed import Feed
+from bacalhau_daemon.core.inputs import (
+    Confirmed,
+    ConnectionChange,
+    Handshake,
+    InfoChange,
+    Inventory,
+    Item,
+    Reported,
+    Undeliverable,
+)
+from bacalhau_daemon.core.loop import Loop
+from bacalhau_daemon.core.rules import OrchestratorRules
+from bacalhau_daemon.core.state import ExecutionState, State
+from bacalhau_protocol import errors
+from bacalhau_protocol.api import messages as api
+from bacalhau_protocol.api import subjects
+from bacalhau_protocol.ncl import events as ncl
+from bacalhau_protocol.ncl.events import OrchestratorOutput, Send
+from bacalhau_protocol.ncl.orchestrator import OrchestratorSessions
+from bacalhau_protocol.transport.base import Message
+
+ENDED_REMEMBERED_MAX = 10_000
+"""Executions whose node may still send the end of its log."""
+EXTENSIONS = ("hello", "phase", "logtail")
+
+
+class NodeLink:
+    """Sessions with nodes, and what they mean for the loop."""
+
+    def __init__(
+        self, sessions: OrchestratorSessions, rules: OrchestratorRules, loop: Loop[State, Item, AnyEvent], feed: Feed
+    ) -> None:
+        self.sessions = sessions
+        self.counters: Counter[str] = Counter()  # of what was ignored, by reason
+        self._rules, self._loop, self._feed = rules, loop, feed
+        self._ended: dict[str, str] = {}  # execution id → node, the oldest first
+
+    @property
+    def subscriptions(self) -> tuple[str, ...]:
+        """Return every subject on which nodes speak."""
+        own = (f"{subjects.EXTENSION}.*.out.{verb}" for verb in EXTENSIONS)
+        return (*self.sessions.subscriptions, *own)
+
+    def message(self, message: Message, now: int) -> list[Action]:
+        """Take a message on one of the subscriptions."""
+        if not message.subject.startswith(subjects.EXTENSION):
+            return self.take(self.sessions.message(message, now), now)
+        node, _, verb = message.subject.removeprefix(f"{subjects.EXTENSION}.").partition(".out.")
+        try:
+            return self._extension(node, verb, message, now)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            self.counters["Unreadable"] += 1
+            return []
+
+    def take(self, outputs: Sequence[OrchestratorOutput | Disconnect], now: int) -> list[Action]:
+        """Pass messages on, and take in what has happened."""
+        out: list[Action] = []
+        for output in outputs:
+            if isinstance(output, Send | Disconnect):
+                out.append(output)
+            else:
+                self._hear(output, now)
+        return out
+
+    def remember(self, execution: ExecutionState) -> None:
+        """Note whose an ended execution was, for the end of its log, which may come later."""
+        if execution.ended:
+            self._ended[execution.id] = execution.node
+            if len(self._ended) > ENDED_REMEMBERED_MAX:
+                del self._ended[next(iter(self._ended))]
+
+    # ── NCL ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _hear(self, event: ncl.OrchestratorEvent, now: int) -> None:
+        change = _connection_change(event)
+        if change is not None:
+            self._offer(change)
+            return
+        match event:
+            case ncl.ReportReceived():
+                self._offer(Reported(event.node, event.report, event.delivery))
+            case ncl.DeliveryConfirmed(tag=Cancelled(x=x)):
+                self._offer(Confirmed(x))
+            case ncl.DeliveryConfirmed():
+                pass
+            case ncl.HeartbeatReceived():
+                self._heartbeat(event, now)
+            case ncl.NodeHandshook():
+                self._offer(Handshake(event))
+            case ncl.NodeInfoUpdated():
+                self._offer(InfoChange(event.node, event.info))
+            case ncl.DeliveryRefused(tag=Offered(execution_id=execution_id)):
+                words = f"the node cannot read what it was sent: {event.reason}"
+                self._offer(Undeliverable(event.node, execution_id, words))
+            case ncl.Malformed() if event.execution_id:
+                words = f"the node's {event.type or 'report'} cannot be read: {event.words}"
+                self._offer(Undeliverable(event.node, event.execution_id, words))
+            case _:
+                self.counters[type(event).__name__] += 1
+
+    def _offer(self, item: Item) -> None:
+        try:
+            self._loop.offer(item)
+        except errors.BacalhauError as refusal:  # not acknowledged: the node says it again
+            self.counters[refusal.code] += 1
+
+    def _heartbeat(self, event: ncl.HeartbeatReceived, now: int) -> None:
+        """Take in what the node says is free; if more than before, look at jobs that wait for that."""
+        context = self._rules.context
+        context.beats[event.node] = now
+        use = self._loop.state.use(event.node)
+        if context.fleet.report(event.node, event.available, event.queue_used, use):
+            for item in self._rules.wake_for(event.node):
+                self._loop.wake(item)
+
+    # ── our own nodes ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _extension(self, node: str, verb: str, message: Message, now: int) -> list[Action]:
+        match verb:
+            case "hello":
+                hello = msgspec.json.decode(message.data, type=api.Hello)
+                if hello.node_id == node and message.reply.startswith(f"{subjects.inbox_prefix(node)}."):
+                    self._offer(Inventory(hello, message.reply))
+                    return []
+            case "phase":
+                self._phase(node, msgspec.json.decode(message.data, type=api.PhaseReport), now)
+                return []
+            case "logtail":
+                tail = msgspec.json.decode(message.data, type=api.LogTail)
+                if self._owner(tail.execution_id) == node:
+                    return [KeepLogTail(tail.execution_id, message.data)]
+            case _:
+                pass
+        self.counters["Misdirected"] += 1
+        return []
+
+    def _owner(self, execution_id: str) -> str | None:
+        execution = self._loop.state.execution(execution_id)
+        return execution.node if execution is not None else self._ended.get(execution_id)
+
+    def _phase(self, node: str, report: api.PhaseReport, now: int) -> None:
+        execution = self._loop.state.execution(report.execution_id)
+        if execution is None or execution.node != node or not execution.status.live:
+            return
+        heard = self._rules.context.heard
+        before = heard.get(execution.id)
+        same = before is not None and before.phase.name == report.phase.name
+        heard[execution.id] = Heard(report.phase, before.began if before is not None and same else now, now)
+        self._feed.soft(execution)
+
+
+def _connection_change(event: ncl.OrchestratorEvent) -> ConnectionChange | None:
+    match event:
+        case ncl.NodeFellSilent():
+            return ConnectionChange(event.node, Connection.UNKNOWN, "heartbeat timeout")
+        case ncl.NodeSpokeAgain():
+            return ConnectionChange(event.node, Connection.CONNECTED, "")
+        case ncl.NodeLost():
+            return ConnectionChange(event.node, Connection.LOST, event.reason)
+        case ncl.NodeLeft():
+            return ConnectionChange(event.node, Connection.LEFT, event.reason or "graceful shutdown")
+        case _:
+            return None
