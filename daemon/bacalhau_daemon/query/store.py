@@ -122,8 +122,7 @@ def _open(path: Path) -> tuple[sqlite3.Connection, Chain]:
             return _open_existing(path)
         except (sqlite3.DatabaseError, TypeError, ValueError):
             pass  # damaged, or of another format: it is a copy, so it is made anew from the log
-    for end in ("", "-wal", "-shm"):
-        path.with_name(path.name + end).unlink(missing_ok=True)
+    remove(path)
     database = connect(path)
     database.execute("BEGIN")
     for statement in rows.SCHEMA:
@@ -144,6 +143,12 @@ def _open_existing(path: Path) -> tuple[sqlite3.Connection, Chain]:
     except BaseException:
         database.close()
         raise
+
+
+def remove(path: Path) -> None:
+    """Delete the file; it is built again from the log."""
+    for end in ("", "-wal", "-shm"):
+        path.with_name(path.name + end).unlink(missing_ok=True)
 
 
 def connect(path: Path) -> sqlite3.Connection:

@@ -1,0 +1,215 @@
+"""Measure the log and the query side alone: append latency, rows per job, rebuild, a start with many jobs.
+
+Run it as `python tests/bench/bench_log.py [--jobs N] [--dir D]`; `--dir` chooses the disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT / "daemon"), str(ROOT)]
+
+from bacalhau_daemon.core import events as ev  # noqa: E402
+from bacalhau_daemon.core.events import CODEC, AnyEvent  # noqa: E402
+from bacalhau_daemon.core.projection import Restored  # noqa: E402
+from bacalhau_daemon.log.backup import backup, check, restore  # noqa: E402
+from bacalhau_daemon.log.base import Stored  # noqa: E402
+from bacalhau_daemon.log.records import Chain  # noqa: E402
+from bacalhau_daemon.log.sqlite import SqliteLog, create  # noqa: E402
+from bacalhau_daemon.log.sqlite_reader import SqliteReader  # noqa: E402
+from bacalhau_daemon.query.reader import QueryReader  # noqa: E402
+from bacalhau_daemon.query.restart import catch_up, rebuild  # noqa: E402
+from bacalhau_daemon.query.store import QueryStore  # noqa: E402
+from bacalhau_protocol.api.messages import HistoryQuery, JobQuery, JobRef  # noqa: E402
+from tests.builders_log import sealed  # noqa: E402
+from tests.builders_query import job_spec, life  # noqa: E402
+
+INPUTS_PER_RECORD = 100
+LIVE_JOBS = 2000
+
+
+def main() -> None:
+    """Run all measurements."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--jobs", type=int, default=100_000)
+    parser.add_argument("--dir", type=Path)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=arguments.dir) as directory:
+        measure_appends(Path(directory))
+        measure_query(Path(directory), arguments.jobs)
+
+
+def show(what: str, figure: str) -> None:
+    """Print one line."""
+    print(f"{what:<58} {figure}", flush=True)
+
+
+def timed(work: Callable[[], object]) -> tuple[float, float]:
+    """Return wall and CPU seconds of this process."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+# ── the log ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def measure_appends(directory: Path) -> None:
+    """Latency by size of record, next to the floor: write and fdatasync of the same bytes."""
+    for size_bytes in (2_000, 24_000, 64_000, 256_000):
+        log = SqliteLog(directory / f"{size_bytes}.db")
+        chain, latencies = Chain(), []
+        for n in range(400):
+            data, chain = sealed(chain, "x" * (size_bytes - 200))
+            start = time.perf_counter()
+            assert log.append(n, data) == Stored(n + 1)
+            latencies.append(time.perf_counter() - start)
+        log.close()
+        floor = fdatasync_latencies(directory / "floor", data, 400)
+        show(f"append of {size_bytes // 1000} kB, p50 / p99", f"{quantiles(latencies)} (floor {quantiles(floor)})")
+
+
+def fdatasync_latencies(path: Path, data: bytes, number: int) -> list[float]:
+    """Append bytes to a plain file, each followed by fdatasync."""
+    latencies = []
+    descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+    for _ in range(number):
+        start = time.perf_counter()
+        os.write(descriptor, data)
+        os.fdatasync(descriptor)
+        latencies.append(time.perf_counter() - start)
+    os.close(descriptor)
+    path.unlink()
+    return latencies
+
+
+def quantiles(seconds: Sequence[float]) -> str:
+    """Return median and 99th percentile."""
+    return f"{statistics.median(seconds) * 1e3:.2f} / {statistics.quantiles(seconds, n=100)[98] * 1e3:.2f} ms"
+
+
+# ── the query side ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def job_events(jobs: int) -> Iterator[list[AnyEvent]]:
+    """Yield the events of records as they come under load; the last jobs stay live."""
+    chance = random.Random(1)
+    parameters = {f"KEY_{number}": "value " * 10 for number in range(16)}
+    for first in range(1, jobs + 1, INPUTS_PER_RECORD):
+        group: list[list[list[AnyEvent]]] = []
+        for j in range(first, min(first + INPUTS_PER_RECORD, jobs + 1)):
+            job_id = f"j-{uuid.UUID(int=chance.getrandbits(128), version=4)}"
+            request = str(uuid.UUID(int=chance.getrandbits(128), version=4))
+            group.append(life(j, j, job_spec(j, job_id, id=job_id, meta=parameters), request=request))
+        steps = 2 if first > jobs - LIVE_JOBS else 3
+        for step in range(steps):
+            yield [event for events in group for event in events[step]]
+
+
+def record_bytes(jobs: int) -> Iterator[bytes]:
+    """Yield the records of a log of so many jobs."""
+    chain = Chain()
+    opening: list[AnyEvent] = [ev.ClusterCreated(cluster="c-1"), ev.LeaderStarted(term=1, node="n-0")]
+    for number, events in enumerate((opening, *job_events(jobs))):
+        at = 1_700_000_000_000_000_000 + number * 1_000_000
+        _, data, chain = CODEC.seal(chain, events, cluster="c-1", term=1, at=at, cause="bench", by="n-0")
+        yield data
+
+
+def measure_query(directory: Path, jobs: int) -> None:
+    """Rows per job, rebuild, start, reads, backup."""
+    log_path, query_path = directory / "log.db", directory / "query.db"
+    create(log_path, records=record_bytes(jobs))
+    show(f"log of {jobs} jobs", f"{log_path.stat().st_size / jobs:.0f} B/job, {log_path.stat().st_size / 1e6:.0f} MB")
+    measure_rows(directory / "rows.db", log_path)
+    rebuild_in_child(log_path, query_path, jobs)
+    show("query side", f"{query_path.stat().st_size / jobs:.0f} B/job")
+    measure_start(log_path, query_path)
+    measure_reads(log_path, query_path)
+    wall, _ = timed(lambda: backup(log_path, directory / "backup"))
+    show("backup", f"{wall:.2f} s")
+    wall, _ = timed(lambda: restore(directory / "backup", directory / "restored.db"))
+    show("restore", f"{wall:.2f} s")
+    wall, _ = timed(lambda: check(log_path))
+    show("full check", f"{wall:.2f} s")
+
+
+def measure_rows(path: Path, log_path: Path) -> None:
+    """CPU of the writing half alone, gathered as 20 ms under load gather: five records per transaction."""
+    log, store, restored = SqliteReader(log_path), QueryStore(path), Restored()
+    projects = [restored.add(data) for _, data in zip(range(601), (data for _, data in log.read(1)), strict=False)]
+    jobs = restored.state.next_j - 1
+
+    def write() -> None:
+        for first in range(0, len(projects), 5):
+            store.apply(projects[first : first + 5])
+
+    wall, cpu = timed(write)
+    show(
+        "rows, 5 records of 100 inputs per transaction",
+        f"{cpu / jobs * 1e6:.0f} us CPU/job, {wall / jobs * 1e6:.0f} us wall/job",
+    )
+    store.close()
+    log.close()
+
+
+def rebuild_in_child(log_path: Path, query_path: Path, jobs: int) -> None:
+    """Rebuild in a process of its own, for its memory's sake."""
+    wall, _ = timed(lambda: subprocess.run([sys.executable, __file__, "rebuild", log_path, query_path], check=True))
+    peak_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    show("rebuild", f"{wall:.1f} s, {jobs / wall:.0f} jobs/s, peak {peak_mb:.0f} MB")
+
+
+def measure_start(log_path: Path, query_path: Path) -> None:
+    """What a daemon does with both files after kill -9, the page cache warm."""
+    for _ in range(3):
+        start = time.perf_counter()
+        log = SqliteLog(log_path)
+        verified = time.perf_counter()
+        store = QueryStore(query_path)
+        catch_up(store, log)
+        loaded = time.perf_counter()
+        log.close()
+        store.close()
+        show("start: log verified / live state loaded", f"{verified - start:.2f} / {loaded - verified:.2f} s")
+
+
+def measure_reads(log_path: Path, query_path: Path) -> None:
+    """What clients ask most."""
+    log = SqliteReader(log_path)
+    reader = QueryReader(query_path, log)
+    row = reader.jobs(JobQuery(limit=5000)).jobs[-1]
+    questions: dict[str, Callable[[], object]] = {
+        "list of 100, newest first": lambda: reader.jobs(JobQuery()),
+        "list of 100 by name": lambda: reader.jobs(JobQuery(order_by="name")),
+        "list of 100 by change": lambda: reader.jobs(JobQuery(order_by="modified")),
+        "list of 100 by state": lambda: reader.jobs(JobQuery(states=["Running"])),
+        "list of 100 by text that nothing has": lambda: reader.jobs(JobQuery(text="nothing")),
+        "one job by the start of its id": lambda: reader.job(JobRef(job=row.id[:12])),
+        "history of one job": lambda: reader.history(HistoryQuery(job=row.id)),
+        "counts by state": reader.counts,
+    }
+    for what, question in questions.items():
+        times = [timed(question)[0] for _ in range(5)]
+        show(f"read: {what}", f"{statistics.median(times) * 1e3:.2f} ms")
+    reader.close()
+    log.close()
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["rebuild"]:
+        rebuild(Path(sys.argv[3]), SqliteReader(Path(sys.argv[2])))
+    else:
+        main()
