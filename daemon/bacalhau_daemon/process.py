@@ -12,7 +12,7 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 import structlog
@@ -68,6 +68,7 @@ def main(settings: Settings) -> None:
     """Run the daemon until it is told to stop. Raises `BacalhauError` when it cannot go on."""
     import uvloop  # noqa: PLC0415  not for `--help`
 
+    settings.data_path.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = DataLock.acquire(settings.data_path)
     try:
         uvloop.run(Process(settings, lock).run())
@@ -115,7 +116,8 @@ class Process:
         leads: asyncio.Future[Led] = asyncio.get_running_loop().create_future()
         stop = asyncio.Event() if self._settings.compute.enabled else self._stop
         role = asyncio.create_task(service.run(self._settings, self._lock, ready=leads.set_result, stop=stop))
-        await asyncio.wait({role, leads}, return_when=asyncio.FIRST_COMPLETED)
+        either: set[asyncio.Future[Any]] = {role, leads}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not leads.done():
             await role  # raises why it cannot lead
             return

@@ -37,10 +37,13 @@ class Wire:
             ServerSettings(directory=directory, name=ORCHESTRATOR, host="127.0.0.1", port=0, issuer=self.key.public_key)
         )
         self.credentials: dict[str, CredentialState] = {}
-        self.auth = AuthCallout(self.key, ORCHESTRATOR, lambda: self.credentials)
+        self.auth = AuthCallout(self.key, ORCHESTRATOR, self.credentials.get, self._of)
         self.buses: list[NatsBus] = []
         self.orchestrator: NatsBus
         self.reports: list[errors.BacalhauError] = []
+
+    def _of(self, identity: str) -> list[CredentialState]:
+        return [one for one in self.credentials.values() if one.identity == identity]
 
     async def start(self) -> None:
         """Start the server and connect to it as the orchestrator does."""

@@ -6,6 +6,7 @@ import pytest
 import structlog
 
 from bacalhau_daemon.core.events import Role
+from bacalhau_daemon.orchestrator.auth import ORCHESTRATOR_INBOX
 from bacalhau_daemon.testing import wait_until
 from bacalhau_protocol import errors
 from bacalhau_protocol.api import subjects
@@ -81,7 +82,7 @@ FORBIDDEN_TO_CLIENTS = [
     "$SYS.REQ.SERVER.PING",
     "$SYS.REQ.USER.AUTH",
     "_R.bob.x.y",
-    f"_R.{ORCHESTRATOR}.x.y",
+    f"{ORCHESTRATOR_INBOX}.x.y",
     "_INBOX.x",
     "anything",
 ]
@@ -179,7 +180,7 @@ async def test_a_foreign_node_joins_with_a_plain_token_and_its_name(wire: Wire) 
     wire.buses.append(node)
 
     assert await may_publish(wire, node, "bacalhau.global.compute.n-go.out.ctrl")
-    assert await may_publish(wire, node, f"_R.{ORCHESTRATOR}.acks.1")
+    assert await may_publish(wire, node, f"{ORCHESTRATOR_INBOX}.acks.1")
     assert await may_publish(wire, node, "node.management.n-go.RegisterNode/v1")
     assert await may_hear(wire, node, "bacalhau.global.compute.n-go.in.msgs")
     assert not await may_publish(wire, node, "bacalhau.global.compute.n-1.out.ctrl")
@@ -196,6 +197,14 @@ async def test_a_foreign_node_cannot_take_a_name_that_is_not_its_own(wire: Wire,
 
     with pytest.raises(errors.Unauthenticated):
         await wire.connect(name, secret)
+
+
+async def test_a_client_and_a_node_cannot_share_an_identity(wire: Wire) -> None:
+    """They would share an inbox, so a node of an admin's name would hear the admin's answers."""
+    wire.issue("alice", Role.ADMIN)
+
+    with pytest.raises(errors.Unauthenticated):
+        await wire.join("alice", Role.COMPUTE)
 
 
 async def refused(wire: Wire, secret: str) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -28,6 +28,8 @@ from bacalhau_protocol.api.subjects import API, EXTENSION, FEED, TOKEN, inbox_pr
 from bacalhau_protocol.api.tokens import hash_secret, identity_of
 from bacalhau_protocol.transport.base import Bus, Message
 
+ORCHESTRATOR_INBOX = "_R.=o"
+"""What the orchestrator listens on for answers; `=` is in no identity, so no credential can hear it."""
 REQUESTS = "$SYS.REQ.USER.AUTH"
 DISCONNECTS = f"$SYS.ACCOUNT.{ACCOUNT}.DISCONNECT"
 CLIENT_PAYLOAD_BYTES_MAX = 1024 * 1024
@@ -75,12 +77,12 @@ def node_permissions(node: str) -> Permissions:
     )
 
 
-def foreign_permissions(node: str, orchestrator: str) -> Permissions:
+def foreign_permissions(node: str) -> Permissions:
     """Return what an unmodified Bacalhau 1.9 node may do; the last subjects are its log streams and its probe."""
     return Permissions(
         [
             f"bacalhau.global.compute.{node}.out.>",
-            f"{inbox_prefix(orchestrator)}.>",
+            f"{ORCHESTRATOR_INBOX}.>",
             "_SINBOX.>",
             "_HEARTBEAT._SINBOX.>",
             f"node.management.{node}.>",
@@ -101,18 +103,19 @@ class Connection(msgspec.Struct, frozen=True):
 class AuthCallout:
     """Answers the server's questions; remembers connections, so that a revocation can cut them.
 
-    `credentials` is the live mapping of the state, keyed by the hash of the secret.
+    `find` looks a credential up by the hash of its secret, `of` returns all of an identity: both in the live state.
     """
 
     def __init__(
         self,
         key: AccountKey,
         orchestrator: str,
-        credentials: Callable[[], Mapping[str, CredentialState]],
+        find: Callable[[str], CredentialState | None],
+        of: Callable[[str], Iterable[CredentialState]],
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         self._key, self._orchestrator = key, orchestrator
-        self._credentials, self._clock = credentials, clock
+        self._find, self._of, self._clock = find, of, clock
         self._connections: dict[int, Connection] = {}
         self._bus: Bus | None = None
         self._system: Bus | None = None
@@ -165,7 +168,7 @@ class AuthCallout:
         """Return the valid credential that this secret is of. Raises `Unauthenticated` with the reason."""
         if not secret:
             raise errors.Unauthenticated("no credential was presented")
-        found = self._credentials().get(hash_secret(secret))
+        found = self._find(hash_secret(secret))
         if found is None:
             raise errors.Unauthenticated("this cluster has not issued this credential")
         if found.revoked:
@@ -196,18 +199,22 @@ class AuthCallout:
         return self._key.sign(claims, now=self._clock())
 
     def _permissions(self, credential: CredentialState, name: str) -> Permissions:
+        identity = credential.identity
+        if any((one.role is Role.COMPUTE) is not (credential.role is Role.COMPUTE) for one in self._valid(identity)):
+            # They would hear each other's answers.
+            raise errors.Unauthenticated(f"{identity!r} is the identity of both a node and a client: revoke one")
         if credential.role is not Role.COMPUTE:
-            return client_permissions(credential.identity)
+            return client_permissions(identity)
         if not credential.foreign:
-            return node_permissions(credential.identity)
+            return node_permissions(identity)
         if not TOKEN.fullmatch(name):
             raise errors.Unauthenticated(f"connection name {name[:64]!r} is not a node id of letters, digits, - and _")
-        if name != credential.identity and self._taken(name):
+        if name != identity and (name == self._orchestrator or any(self._valid(name))):
             raise errors.Unauthenticated(f"the node id {name!r} belongs to another credential")
-        return foreign_permissions(name, self._orchestrator)
+        return foreign_permissions(name)
 
-    def _taken(self, name: str) -> bool:
-        return name == self._orchestrator or any(other.identity == name for other in self._credentials().values())
+    def _valid(self, identity: str) -> Iterator[CredentialState]:
+        return (one for one in self._of(identity) if not one.revoked)
 
     # ── connections ───────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -10,7 +10,6 @@ import os
 from pathlib import Path
 
 import structlog
-from msgspec import structs
 
 from bacalhau_daemon.config import config_dir
 from bacalhau_daemon.files import write_private
@@ -43,13 +42,13 @@ def read_admin(data_dir: Path) -> Credential | None:
 
 def write_admin(data_dir: Path, credential: Credential) -> None:
     """Write the admin's credential wherever clients of this user look for it."""
-    _write_if_new(data_dir / ADMIN_FILE, credential)
+    write_if_new(data_dir / ADMIN_FILE, credential)
     directory = config_dir(os.environ) / "credentials"
     try:
-        _write_if_new(directory / f"{credential.cluster}.json", credential)
+        write_if_new(directory / f"{credential.cluster}.json", credential)
         default = read(directory / "default.json")
         if default is None or default.cluster == credential.cluster:
-            _write_if_new(directory / "default.json", credential)
+            write_if_new(directory / "default.json", credential)
     except OSError as error:  # no home, or read-only: the copy in the data directory is there
         log.warning("credential_file.not_written", path=str(directory), error=str(error))
 
@@ -61,14 +60,10 @@ def read_node(data_dir: Path) -> Credential | None:
 
 def write_node(data_dir: Path, credential: Credential) -> None:
     """Write the credential of the compute node that shares this data directory."""
-    _write_if_new(data_dir / NODE_FILE, credential)
+    write_if_new(data_dir / NODE_FILE, credential)
 
 
-def moved(credential: Credential, address: str, cluster: str, ca: str) -> Credential:
-    """Return the credential with where the orchestrator is now."""
-    return structs.replace(credential, address=address, cluster=cluster, ca=ca)
-
-
-def _write_if_new(path: Path, credential: Credential) -> None:
+def write_if_new(path: Path, credential: Credential) -> None:
+    """Write a credential file unless it says the same already."""
     if read(path) != credential:
         write_private(path, tokens.encode_credential(credential))

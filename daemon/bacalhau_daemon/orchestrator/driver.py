@@ -1,0 +1,297 @@
+"""Drives the orchestrator's machine: hands it messages, requests, time and outcomes; carries out what it asks for.
+
+Everything here runs on the loop and none of it waits: the machine is called from callbacks, and asked once per turn of
+the loop what is to be done, so that what came together is decided together. Appends, rows and look-ups go to threads,
+messages to a task that sends them in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, assert_never
+
+import structlog
+from msgspec import structs
+
+from bacalhau_daemon.core.actions import (
+    Action,
+    Answer,
+    Append,
+    Disconnect,
+    Halt,
+    KeepLogTail,
+    LookUp,
+    Project,
+    Reload,
+    Send,
+)
+from bacalhau_daemon.core.context import Disk
+from bacalhau_daemon.core.orchestrator import Orchestrator
+from bacalhau_daemon.core.projection import Restored
+from bacalhau_daemon.core.requests import Request
+from bacalhau_daemon.log.base import Outcome, Unavailable
+from bacalhau_daemon.log.space import measure
+from bacalhau_daemon.log.sqlite_reader import SqliteReader
+from bacalhau_daemon.orchestrator.appender import Appender
+from bacalhau_daemon.orchestrator.kept_logs import KeptLogs
+from bacalhau_daemon.orchestrator.loading import fold_tail, restored_from
+from bacalhau_daemon.query.service import Query
+from bacalhau_protocol import errors
+from bacalhau_protocol.api.messages import Body
+from bacalhau_protocol.transport.base import Bus, Message
+
+DISK_EVERY_S = 2.0
+LOOKUPS_MAX = 256  # per question to the query side
+LATEST_S = 3600.0  # a timer is never armed for longer
+
+Token = asyncio.Future[tuple[Body, int]]
+"""What a request carries through the machine: its answer and the log position of it."""
+
+log = structlog.get_logger(__name__)
+
+
+class Driver:
+    """The shell around one machine. `failed` gets what must end the process."""
+
+    def __init__(
+        self,
+        machine: Orchestrator,
+        bus: Bus,
+        *,
+        appender: Callable[[Callable[[Outcome], None], Callable[[BaseException], None]], Appender],
+        query: Query,
+        kept_logs: KeptLogs,
+        cut: Callable[[str], None],
+        log_path: Path,
+        min_free_bytes: int | None,
+    ) -> None:
+        self.machine = machine
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.leading = asyncio.Event()
+        self._bus, self._query, self._kept_logs, self._cut = bus, query, kept_logs, cut
+        self._log_path, self._min_free_bytes = log_path, min_free_bytes
+        self._loop = asyncio.get_running_loop()
+        self._appender = appender(self._settled, self.fail)
+        self._woken = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._outbox: deque[Send] = deque()
+        self._lookups: deque[LookUp] = deque()
+        self._sending: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # ── inputs ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def start(self) -> None:
+        """Look at the disk, then at it again and again."""
+        await self._look_at_disk()
+        self._spawn(self._watch_disk())
+
+    async def received(self, message: Message) -> None:
+        """Take a message of a node. One that wants its answer elsewhere than with the node is dropped."""
+        if message.reply and not _may_answer(message):
+            log.warning("message.reply_refused", subject=message.subject[:128], reply=message.reply[:128])
+            return
+        self.machine.message(message, time.time_ns())
+        self.wake()
+
+    def request(self, request: Request) -> Token:
+        """Take a client's request; the future gets answer and position, or the error."""
+        token: Token = self._loop.create_future()
+        self.machine.request(structs.replace(request, token=token), time.time_ns())
+        self.wake()
+        return token
+
+    def applied(self, event: int) -> None:
+        """Take note of how far the query side has got."""
+        self.machine.applied(event)
+
+    def _settled(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Unavailable):
+            log.error("log.not_stored", reason=outcome.reason)
+            self._spawn(self._look_at_disk())
+        self.machine.settled(outcome, time.time_ns())
+        self.wake()
+
+    def wake(self) -> None:
+        """Have the machine asked in the next turn of the loop what is to be done."""
+        if not self._woken:
+            self._woken = True
+            self._loop.call_soon(self._pump)
+
+    def fail(self, error: BaseException) -> None:
+        """End the process with this."""
+        if not self.failed.done():
+            self.failed.set_exception(error)
+
+    # ── actions ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _pump(self) -> None:
+        self._woken = False
+        if self.failed.done():
+            return
+        machine, now = self.machine, time.time_ns()
+        try:
+            if machine.next_tick() <= now:
+                machine.tick(now)
+            for action in machine.actions(now):
+                self._carry_out(action)
+        except Exception as error:  # a bug of ours: nothing of it was acknowledged; a restart begins from the log
+            log.exception("machine.failed")
+            self.fail(error)
+            return
+        if machine.leading:
+            self.leading.set()
+        self._arm(now)
+        if self._outbox and self._sending is None:
+            self._sending = self._spawn(self._send())
+        if self._lookups and self._looking is None:
+            self._looking = self._spawn(self._look_up())
+
+    def _arm(self, now: int) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        wait_s = (self.machine.next_tick() - now) / 1_000_000_000
+        self._timer = self._loop.call_later(min(max(wait_s, 0.0), LATEST_S), self.wake)
+
+    def _carry_out(self, action: Action) -> None:
+        match action:
+            case Send():
+                self._outbox.append(action)
+            case Answer():
+                _settle(action)
+            case Append():
+                self._appender.append(action.expected, action.data)
+            case Project():
+                self._query.project(action)
+            case LookUp():
+                self._lookups.append(action)
+            case KeepLogTail():
+                self._spawn(self._keep(action))
+            case Disconnect():
+                log.info("identity.cut", identity=action.identity, reason=action.reason)
+                self._cut(action.identity)
+            case Reload():
+                self._spawn(self._reload(action.reason))
+            case Halt():
+                self.fail(errors.Conflict(f"another orchestrator leads this cluster: {action.reason}"))
+            case _:
+                assert_never(action)
+
+    async def _send(self) -> None:
+        dropped = 0
+        while self._outbox:
+            send = self._outbox.popleft()
+            try:
+                await self._bus.publish(send.subject, send.data, reply=send.reply)
+            except errors.Unavailable:
+                dropped += 1
+            except errors.UsageError as error:
+                log.error("message.not_sent", subject=send.subject, error=str(error))
+        if dropped:
+            log.warning("messages.not_sent", count=dropped, reason="the link is down")
+        self._sending = None
+
+    async def _look_up(self) -> None:
+        while self._lookups:
+            batch = [self._lookups.popleft() for _ in range(min(len(self._lookups), LOOKUPS_MAX))]
+            try:
+                found = await self._query.lookup([one.lookup for one in batch])
+            except errors.BacalhauError as error:
+                for one in batch:
+                    _fail(one.request, error)
+                continue
+            now = time.time_ns()
+            for one, answer in zip(batch, found, strict=True):
+                self.machine.request(structs.replace(one.request, found=answer), now)
+            self.wake()
+        self._looking = None
+
+    async def _keep(self, action: KeepLogTail) -> None:
+        try:
+            await asyncio.to_thread(self._kept_logs.put, action.data)
+        except errors.UsageError as error:
+            log.warning("log_tail.refused", execution=action.execution_id, error=str(error))
+
+    async def _reload(self, reason: str) -> None:
+        log.warning("state.reloading", reason=reason)
+        loaded = await self._query.load()
+        restored = await asyncio.to_thread(_fold_rest, restored_from(loaded), self._log_path)
+        self.machine.reloaded(restored)
+        self.wake()
+
+    # ── in the background ─────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _watch_disk(self) -> None:
+        while True:
+            await asyncio.sleep(DISK_EVERY_S)
+            await self._look_at_disk()
+            if self._query.failed:
+                raise errors.Internal(f"the query side failed: {self._query.failed}", hint="bacalhau-daemon rebuild")
+
+    async def _look_at_disk(self) -> None:
+        space = await asyncio.to_thread(measure, self._log_path.parent, min_free_bytes=self._min_free_bytes)
+        was_low = self.machine.context.disk.low
+        self.machine.disk(Disk(space.path, space.free_bytes, space.min_free_bytes))
+        if space.low != was_low:
+            log.log(40 if space.low else 20, "disk.low" if space.low else "disk.has_room", reason=space.reason)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.fail(error)
+
+    async def close(self, grace_s: float) -> None:
+        """Let the append in hand settle and messages leave, then stop."""
+        deadline = self._loop.time() + grace_s
+        while self._unfinished() and self._loop.time() < deadline:  # noqa: ASYNC110  nobody tells, and this is once
+            await asyncio.sleep(0.005)
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.to_thread(self._appender.close)
+
+    def _unfinished(self) -> bool:
+        return bool(self.machine.loop.busy or self._outbox) and not self.failed.done()
+
+
+def _fold_rest(restored: Restored, log_path: Path) -> Restored:
+    reader = SqliteReader(log_path)
+    try:
+        return fold_tail(restored, reader)
+    finally:
+        reader.close()
+
+
+def _may_answer(message: Message) -> bool:
+    """Whether the reply subject is an inbox of the node that the subject names (or a foreign node's)."""
+    tokens = message.subject.split(".", 4)
+    node = tokens[3] if len(tokens) > 3 else ""
+    return message.reply.startswith((f"_R.{node}.", "_INBOX."))
+
+
+def _settle(answer: Answer) -> None:
+    token: Token = answer.request.token
+    if token.done():
+        return
+    if isinstance(answer.result, errors.BacalhauError):
+        token.set_exception(answer.result)
+    else:
+        token.set_result((answer.result, answer.position))
+
+
+def _fail(request: Request, error: errors.BacalhauError) -> None:
+    token: Token = request.token
+    if not token.done():
+        token.set_exception(error)
