@@ -11,7 +11,7 @@ import click
 
 from bacalhau_protocol import errors
 from bacalhau_protocol.client.client import Client
-from bacalhau_protocol.client.logs import LineCutter, LogEnd, LogLine, LogNote, LogPiece, follow_logs
+from bacalhau_protocol.client.logs import LineCutter, LogEnd, LogLine, LogNote, LogPiece, LogSource, follow_logs
 from bacalhau_protocol.models.ids import short_id
 from bacalhau_tui.cli.context import Context
 from bacalhau_tui.cli.lazy import command, job_argument, namespace_option
@@ -78,6 +78,8 @@ async def print_logs(
         async with asyncio.timeout(timeout_s or None), contextlib.aclosing(events):
             async for event in events:
                 match event:
+                    case LogSource():
+                        printer.source()
                     case LogPiece():
                         printer.piece(event)
                     case LogNote(text=text):
@@ -101,18 +103,20 @@ class _Printer:
         self._terminal = context.out.terminal
         self._timestamps = timestamps
         self._cutter = LineCutter()
-        self._sources: list[str] = []
+        self._sources = 0
         self._raw = not self._terminal and not timestamps
         self._open_line = False
 
-    def piece(self, piece: LogPiece) -> None:
-        """Write a piece, or the lines that it completes."""
-        if piece.execution_id not in self._sources:
-            self._sources.append(piece.execution_id)
-        if self._raw and len(self._sources) > 1:
+    def source(self) -> None:
+        """Take note of one more execution; when there are several, each line says whose it is."""
+        self._sources += 1
+        if self._raw and self._sources > 1:
             self._raw = False
             if self._open_line:
                 sys.stdout.write("\n")
+
+    def piece(self, piece: LogPiece) -> None:
+        """Write a piece, or the lines that it completes."""
         if self._raw:
             self._open_line = not piece.data.endswith(b"\n")
             stream = _stream(piece.stream)
@@ -129,7 +133,7 @@ class _Printer:
 
     def _write(self, line: LogLine) -> None:
         prefix = f"{fmt.clock(line.at)} " if self._timestamps else ""
-        if len(self._sources) > 1:
+        if self._sources > 1:
             prefix += f"{short_id(line.execution_id)} {short_id(line.node_id)} | "
         text = fmt.clean_lines(line.text) if self._terminal else line.text
         write(_stream(line.stream), f"{prefix}{text}\n")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
-from bacalhau_protocol.errors import BacalhauError
 from bacalhau_tui.cli.context import Context
 from bacalhau_tui.cli.lazy import LazyGroup, global_options
+
+if TYPE_CHECKING:
+    from bacalhau_protocol.errors import BacalhauError
 
 INTERRUPTED, BROKEN_PIPE = 130, 141
 _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -108,10 +111,11 @@ def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code."""
     context = Context()
     try:
-        return _finish(root.main(arguments, prog_name="bacalhau-tui", standalone_mode=False, obj=context))
-    except BacalhauError as error:
-        say_error(error)
-        return error.exit_code
+        # Not `root.main`: it would take a broken pipe for a failure.
+        with root.make_context("bacalhau-tui", arguments, obj=context) as ctx:
+            return _finish(root.invoke(ctx))
+    except click.exceptions.Exit as end:
+        return _finish(end.exit_code)
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -122,6 +126,17 @@ def run(arguments: list[str]) -> int:
         # Whoever read has gone. Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+    except Exception as error:
+        return _failed(error)
+
+
+def _failed(error: Exception) -> int:
+    from bacalhau_protocol.errors import BacalhauError  # noqa: PLC0415  `--help` does without
+
+    if not isinstance(error, BacalhauError):
+        raise error
+    say_error(error)
+    return error.exit_code
 
 
 def _finish(code: object) -> int:

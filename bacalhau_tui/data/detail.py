@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from bacalhau_protocol import errors
 from bacalhau_protocol.api import messages as m
 from bacalhau_protocol.client.client import Client
-from bacalhau_protocol.client.logs import LogEnd, LogNote, LogPiece, follow_logs
+from bacalhau_protocol.client.logs import LogEnd, LogNote, LogPiece, LogSource, follow_logs
 from bacalhau_protocol.client.transfer import NodeFiles
 from bacalhau_protocol.client.watch import JobUpdate, watch_job
 from bacalhau_protocol.models.event import JobHistory
@@ -197,6 +197,8 @@ class JobDetail:
             async with contextlib.aclosing(events):
                 async for event in events:
                     match event:
+                        case LogSource():
+                            log.add_source(event.execution_id, event.node_id)
                         case LogPiece():
                             waiting.append(event)
                         case LogNote(text=text):

@@ -51,6 +51,14 @@ class LogBuffer:
         """Yield the lines from `start` to before `stop` that are here."""
         yield from self._lines[max(0, start - self.first) : max(0, stop - self.first)]
 
+    def add_source(self, execution_id: str, node_id: str) -> int:
+        """Make an execution known before it says anything; return its position in `sources`."""
+        source = (execution_id, node_id)
+        if source not in self.sources:
+            self.sources.append(source)
+            self.revision += 1
+        return self.sources.index(source)
+
     def feed(self, pieces: Iterable[LogPiece]) -> None:
         """Add what came; a line appears when its end has come."""
         self._add(line for piece in pieces for line in self._cutter.feed(piece))
@@ -87,7 +95,9 @@ class LogBuffer:
         before = len(self._lines)
         for line in lines:
             text = clean_lines(line.text).expandtabs(8)
-            self._lines.append(Line(line.at, self._source(line), line.stream == "stderr", text))
+            self._lines.append(
+                Line(line.at, self.add_source(line.execution_id, line.node_id), line.stream == "stderr", text)
+            )
         excess = len(self._lines) - self.lines_max
         if excess > 0:
             gone = max(excess, self.lines_max // DROP_SHARE)
@@ -95,9 +105,3 @@ class LogBuffer:
             self.first += gone
         if len(self._lines) != before or excess > 0:
             self.revision += 1
-
-    def _source(self, line: LogLine) -> int:
-        source = (line.execution_id, line.node_id)
-        if source not in self.sources:
-            self.sources.append(source)
-        return self.sources.index(source)

@@ -10,7 +10,7 @@ import pytest
 from bacalhau_protocol import errors
 from bacalhau_protocol.api import messages as m
 from bacalhau_protocol.client import logs
-from bacalhau_protocol.client.logs import LineCutter, LogEnd, LogEvent, LogNote, LogPiece, follow_logs
+from bacalhau_protocol.client.logs import LineCutter, LogEnd, LogEvent, LogNote, LogPiece, LogSource, follow_logs
 from bacalhau_protocol.client.testing import FakeOrchestrator
 from bacalhau_protocol.models.states import ComputeStateType, JobStateType
 from bacalhau_protocol.transport.memory import MemoryBroker
@@ -29,6 +29,11 @@ def running(fake: FakeOrchestrator, job: str, node: str = "n-1", partition: int 
     return execution
 
 
+async def read(events: AsyncIterator[LogEvent]) -> list[LogEvent]:
+    """Return all events but the naming of sources."""
+    return [event async for event in events if not isinstance(event, LogSource)]
+
+
 def text_of(events: list[LogEvent], stream: str = "stdout") -> bytes:
     return b"".join(event.data for event in events if isinstance(event, LogPiece) and event.stream == stream)
 
@@ -40,7 +45,7 @@ async def test_a_finished_job_s_log_is_read_to_the_end(fake: FakeOrchestrator) -
     fake.nodes.write(execution, stdout=b"x" * 200_000, stderr=b"warn\n")
     fake.finish(execution, exit_code=4)
 
-    events = [event async for event in follow_logs(fake.client(), job)]
+    events = await read(follow_logs(fake.client(), job))
 
     assert text_of(events) == b"x" * 200_000
     assert text_of(events, "stderr") == b"warn\n"
@@ -65,6 +70,8 @@ async def test_following_waits_for_output_and_ends_with_the_job(fake: FakeOrches
                 fake.nodes.write(execution, stdout=b"two\n")
             case LogPiece():
                 fake.finish(execution)
+            case LogSource() | LogEnd():
+                pass
 
     assert isinstance(events[0], LogNote)
     assert "no execution runs yet" in events[0].text
@@ -80,7 +87,7 @@ async def test_executions_on_several_nodes_are_merged(fake: FakeOrchestrator) ->
         fake.nodes.write(execution, stdout=b"from %d\n" % partition)
         fake.finish(execution)
 
-    pieces = [event async for event in follow_logs(fake.client(), job) if isinstance(event, LogPiece)]
+    pieces = [event for event in await read(follow_logs(fake.client(), job)) if isinstance(event, LogPiece)]
 
     assert {(piece.node_id, piece.partition, piece.data) for piece in pieces} == {
         ("n-0", 0, b"from 0\n"),
@@ -94,7 +101,7 @@ async def test_without_following_it_ends_with_what_is_there(fake: FakeOrchestrat
     job = fake.add_job()
     fake.nodes.write(running(fake, job), stdout=b"so far")
 
-    events = [event async for event in follow_logs(fake.client(), job, follow=False)]
+    events = await read(follow_logs(fake.client(), job, follow=False))
 
     assert text_of(events) == b"so far"
     end = events[-1]
@@ -110,7 +117,7 @@ async def test_one_execution_and_a_tail(fake: FakeOrchestrator) -> None:
         fake.nodes.write(execution, stdout=b"a long story %d" % partition)
         fake.finish(execution)
 
-    events = [event async for event in follow_logs(fake.client(), job, execution=execution[:10], tail_bytes=7)]
+    events = await read(follow_logs(fake.client(), job, execution=execution[:10], tail_bytes=7))
 
     assert text_of(events) == b"story 1"
 
@@ -121,7 +128,7 @@ async def test_an_execution_that_is_not_there(fake: FakeOrchestrator) -> None:
     fake.finish(running(fake, job))
 
     with pytest.raises(errors.NotFound, match="no execution 'e-nope'"):
-        _ = [event async for event in follow_logs(fake.client(), job, execution="e-nope")]
+        _ = await read(follow_logs(fake.client(), job, execution="e-nope"))
 
 
 async def test_a_node_that_is_gone_leaves_the_kept_end(fake: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +142,7 @@ async def test_a_node_that_is_gone_leaves_the_kept_end(fake: FakeOrchestrator, m
     monkeypatch.setattr(logs, "ANSWER_S", 0.01)
     monkeypatch.setattr(logs, "POLL_MS", 10)
 
-    events = [event async for event in follow_logs(fake.client(), job)]
+    events = await read(follow_logs(fake.client(), job))
 
     assert text_of(events) == b"the end\n"
     (note,) = [event for event in events if isinstance(event, LogNote)]
@@ -149,7 +156,7 @@ async def test_a_node_that_forgot_the_execution(fake: FakeOrchestrator) -> None:
     fake.finish(execution)
     del fake.nodes.runs[execution]
 
-    events = [event async for event in follow_logs(fake.client(), job)]
+    events = await read(follow_logs(fake.client(), job))
 
     assert [type(event) for event in events] == [LogNote, LogEnd]
 
@@ -160,6 +167,7 @@ async def test_a_node_that_does_not_know_the_execution_yet_is_asked_again(fake: 
     execution = fake.place(job)
     run = fake.nodes.runs.pop(execution)
     watching = follow_logs(fake.client(), job)
+    assert isinstance(await anext(watching), LogSource)
     first = anext(watching)
 
     task = asyncio.ensure_future(first)
@@ -180,7 +188,7 @@ async def test_refused_bids_have_no_log(fake: FakeOrchestrator) -> None:
     fake.set_execution(fake.place(job, "n-2"), ComputeStateType.ASK_FOR_BID_REJECTED)
     fake.set_job(job, JobStateType.FAILED, "no node")
 
-    events = [event async for event in follow_logs(fake.client(), job)]
+    events = await read(follow_logs(fake.client(), job))
 
     assert [type(event) for event in events] == [LogEnd]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from bacalhau_protocol.client import transfer
 from bacalhau_protocol.client.fake_nodes import FakeFile
 from bacalhau_protocol.client.results import FetchProgress, OnProgress, fetch_results
 from bacalhau_protocol.client.testing import FakeOrchestrator
+from bacalhau_protocol.client.threads import in_thread
 from bacalhau_protocol.client.tree import PART_SUFFIX
 from bacalhau_protocol.models.job import SpecConfig
 from bacalhau_protocol.transport.memory import MemoryBroker
@@ -276,3 +279,24 @@ async def test_other_publishers_are_named(fake: FakeOrchestrator, tmp_path: Path
     (left,) = done.not_fetched
     assert left.result["Params"] == {"Bucket": "b", "Key": "k"}
     assert "'s3'" in left.reason
+
+
+async def test_a_cancelled_caller_waits_for_its_thread() -> None:
+    """What a cancelled transfer cleans up is not in use any more; the system's refusals are words."""
+    began, may_end, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        began.set()
+        may_end.wait(10)
+        ended.set()
+
+    task = asyncio.create_task(in_thread(work))
+    await asyncio.to_thread(began.wait, 10)
+    task.cancel()
+    asyncio.get_running_loop().call_later(0.01, may_end.set)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert ended.is_set()
+    with pytest.raises(errors.UsageError, match="cannot write here: No such file"):
+        await in_thread(lambda: Path("/nope/nope").write_bytes(b""))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import posixpath
 import tarfile
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from bacalhau_protocol import errors
+from bacalhau_protocol.client.threads import in_thread
 from bacalhau_protocol.client.tree import Part, Tree
 
 if TYPE_CHECKING:
@@ -39,13 +39,13 @@ async def fetch_archive(url: str, tree: Tree, on_bytes: Callable[[str, int], Non
     name = unquote(posixpath.basename(urlsplit(url).path)) or "result"
     part = Part(tree.path_of(name), url)
     try:
-        on_bytes(name, await asyncio.to_thread(part.open, UNPACKED_BYTES_MAX))
+        on_bytes(name, await in_thread(part.open, UNPACKED_BYTES_MAX))
         await _download(url, part, lambda more: on_bytes(name, more))
         if not name.endswith(ARCHIVES):
-            await asyncio.to_thread(part.finish, 0o644)
+            await in_thread(part.finish, 0o644)
             return []
-        skipped = await asyncio.to_thread(unpack, part.path, tree, overwrite=overwrite)
-        await asyncio.to_thread(part.path.unlink)
+        skipped = await in_thread(unpack, part.path, tree, overwrite=overwrite)
+        await in_thread(part.path.unlink)
         return skipped
     finally:
         part.close()
@@ -86,9 +86,9 @@ async def _download_once(client: httpx.AsyncClient, url: str, part: Part, on_byt
             raise errors.NodeFailed(f"{url} answered {answer.status_code} {answer.reason_phrase}")
         if answer.status_code != _PARTIAL and part.size_bytes:
             on_bytes(-part.size_bytes)
-            await asyncio.to_thread(part.restart)
+            await in_thread(part.restart)
         async for data in answer.aiter_raw():
-            await asyncio.to_thread(part.append, data)
+            await in_thread(part.append, data)
             on_bytes(len(data))
 
 

@@ -27,6 +27,14 @@ NODE_PATIENCE_S = 5.0  # how long an ended execution's node may be silent before
 LINE_CHARACTERS_MAX = 64 * 1024
 
 
+class LogSource(msgspec.Struct, frozen=True, kw_only=True):
+    """An execution whose log is read from now on."""
+
+    execution_id: str
+    node_id: str
+    partition: int
+
+
 class LogPiece(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of one stream, as they came; a line may end in a later piece. `at` is when they came (ns), here."""
 
@@ -51,7 +59,7 @@ class LogEnd(msgspec.Struct, frozen=True, kw_only=True):
     job: JobUpdate
 
 
-LogEvent = LogPiece | LogNote | LogEnd
+LogEvent = LogSource | LogPiece | LogNote | LogEnd
 
 
 async def follow_logs(
@@ -121,7 +129,7 @@ class _Merged:
         """Start a reader for each execution; end when all have ended."""
         update: JobUpdate | None = None
         async for update in watch_job(self.client, self.job, namespace=self.namespace):
-            self._start(update)
+            await self._start(update)
             if not self.follow:
                 break
             await self._say_what_it_waits_for(update)
@@ -132,11 +140,18 @@ class _Merged:
         await asyncio.gather(*self._readers.values())
         await self.events.put(LogEnd(job=update))
 
-    def _start(self, update: JobUpdate) -> None:
-        for row in update.executions if self._wanted else update.current:
-            if row.id not in self._readers and row.id.startswith(self._wanted) and (_may_have_log(row) or self._wanted):
-                reader = _Reader(self, update, row)
-                self._readers[row.id] = asyncio.create_task(self._read(reader), name=f"log of {row.id}")
+    async def _start(self, update: JobUpdate) -> None:
+        rows = [
+            row
+            for row in (update.executions if self._wanted else update.current)
+            if row.id not in self._readers and row.id.startswith(self._wanted) and (_may_have_log(row) or self._wanted)
+        ]
+        for row in rows:  # all of them before any reader: so it is known early whether there are several
+            source = LogSource(execution_id=row.id, node_id=row.node_id, partition=row.partition)
+            await self.events.put(source)
+        for row in rows:
+            reader = _Reader(self, update, row)
+            self._readers[row.id] = asyncio.create_task(self._read(reader), name=f"log of {row.id}")
 
     async def _read(self, reader: _Reader) -> None:
         async with self._slots:

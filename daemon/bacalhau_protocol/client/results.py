@@ -16,6 +16,7 @@ from bacalhau_protocol import errors
 from bacalhau_protocol.api import messages as m
 from bacalhau_protocol.client.archive import fetch_archive
 from bacalhau_protocol.client.client import Client
+from bacalhau_protocol.client.threads import in_thread
 from bacalhau_protocol.client.transfer import Copied, NodeFiles, copy_tree
 from bacalhau_protocol.client.tree import Tree
 from bacalhau_protocol.models.ids import short_id
@@ -105,7 +106,7 @@ async def fetch_results(
         fetch = _Fetch(
             client,
             access,
-            Tree(place),
+            await in_thread(Tree, place),
             job_id=page.job_id,
             namespace=namespace,
             overwrite=overwrite,

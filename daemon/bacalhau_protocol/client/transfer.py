@@ -12,6 +12,7 @@ import msgspec
 from bacalhau_protocol import errors
 from bacalhau_protocol.api import messages as m
 from bacalhau_protocol.client.client import Client, decode, repeat
+from bacalhau_protocol.client.threads import in_thread
 from bacalhau_protocol.client.tree import Part, Tree
 from bacalhau_protocol.transport.base import Message
 
@@ -136,7 +137,7 @@ async def copy_tree(
                 group.create_task(work())
     except* errors.BacalhauError as failed:
         raise _first(failed) from failed
-    skipped = await asyncio.to_thread(_make_the_rest, tree, entries, overwrite)
+    skipped = await in_thread(_make_the_rest, tree, entries, overwrite)
     return Copied(
         files=len(entries) - len(skipped),
         size_bytes=sum(entry.size for entry in regular),
@@ -168,30 +169,30 @@ def _make_the_rest(tree: Tree, entries: list[m.FileEntry], overwrite: bool) -> l
 
 
 async def _copy_file(files: NodeFiles, tree: Tree, entry: m.FileEntry, on_bytes: OnBytes, *, overwrite: bool) -> None:
-    if await asyncio.to_thread(tree.has, entry.path, entry.size, entry.sha256):
+    if await in_thread(tree.has, entry.path, entry.size, entry.sha256):
         on_bytes(entry.path, entry.size)
         return
-    if not overwrite and not await asyncio.to_thread(tree.is_free, entry.path):
+    if not overwrite and not await in_thread(tree.is_free, entry.path):
         raise errors.Conflict(
             f"{tree.root / entry.path} is already there, with other content",
             hint="choose another directory, or --overwrite",
         )
-    part = Part(await asyncio.to_thread(tree.path_of, entry.path), f"{entry.path}\0{entry.sha256}")
+    part = Part(await in_thread(tree.path_of, entry.path), f"{entry.path}\0{entry.sha256}")
     try:
-        taken_up = await asyncio.to_thread(part.open, entry.size)
+        taken_up = await in_thread(part.open, entry.size)
         on_bytes(entry.path, taken_up)
         await _read_into(files, entry, part, on_bytes)
         if part.sha256 != entry.sha256 and taken_up:  # what lay on disk was not what had been written
             on_bytes(entry.path, -part.size_bytes)
-            await asyncio.to_thread(part.restart)
+            await in_thread(part.restart)
             await _read_into(files, entry, part, on_bytes)
         if part.sha256 != entry.sha256:
-            await asyncio.to_thread(part.restart)
+            await in_thread(part.restart)
             raise errors.NodeFailed(
                 f"{entry.path} has the hash {part.sha256[:12]}…, the node said {entry.sha256[:12]}…",
                 hint="the file changed while it was read, or the node's disk is damaged; try again",
             )
-        await asyncio.to_thread(part.finish, entry.mode)
+        await in_thread(part.finish, entry.mode)
     finally:
         part.close()
 
@@ -207,7 +208,7 @@ async def _read_into(files: NodeFiles, entry: m.FileEntry, part: Part, on_bytes:
             if not ahead:
                 return
             data = await ahead.popleft()
-            await asyncio.to_thread(part.append, data)
+            await in_thread(part.append, data)
             on_bytes(entry.path, len(data))
     finally:
         for task in ahead:
