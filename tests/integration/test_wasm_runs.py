@@ -148,7 +148,7 @@ MAIN = """(module
 
 @pytest.mark.parametrize("listed", [("lib.wasm",), ()], ids=["listed", "found-by-target"])
 async def test_modules_are_linked_by_the_name_of_their_input(tmp_path: Path, listed: tuple[str, ...]) -> None:
-    """An import module answers to its input's target, whether ImportModules lists it or not; reactors are initialised."""
+    """An import module answers to its input's target, listed in ImportModules or not; reactors are initialised."""
     library, main = wat(tmp_path, LIBRARY, "lib"), wat(tmp_path, MAIN)
     async with wasm_engine(tmp_path) as engine:
         program = module(main, inputs=[local_input(library, "lib.wasm")], ImportModules=list(listed))

@@ -13,7 +13,6 @@ from pathlib import Path
 import msgspec
 
 from bacalhau_engines.wasm import child, usage
-from bacalhau_engines.wasm.compile import COMPILE_CPU_S, COMPILE_WALL_S
 from bacalhau_engines.wasm.wire import (
     Ended,
     Frames,
@@ -27,6 +26,7 @@ from bacalhau_engines.wasm.wire import (
     from_server,
 )
 
+WALL_FACTOR = 4  # a compilation may take so much longer than its CPU time: it shares the machine
 WATCH_S = 0.2  # between two looks at what a run writes
 WALK_S = 0.02  # while a look at the outputs has not come to its end
 _STEPS = 8  # of `usage.walk` in one look: a few milliseconds at most
@@ -62,11 +62,11 @@ class Child:
 class CompileChild(Child):
     """Compiles one module."""
 
-    def __init__(self, module: ModuleFile, answered: Callable[[Loaded | NotLoaded], None]) -> None:
-        self._module, self._answered = module, answered
+    def __init__(self, module: ModuleFile, cpu_s: int, answered: Callable[[Loaded | NotLoaded], None]) -> None:
+        self._module, self._cpu_s, self._answered = module, cpu_s, answered
         self._frames = Frames()
         self._answer: Loaded | NotLoaded | None = None
-        self.first_look_s = COMPILE_WALL_S
+        self.first_look_s = cpu_s * WALL_FACTOR
 
     def received(self, data: bytes) -> None:
         """Take the answer, in pieces."""
@@ -87,7 +87,7 @@ class CompileChild(Child):
     def _silent(self, status: int) -> NotLoaded:
         name = signal_name(status)
         if name in ("SIGXCPU", "SIGKILL"):
-            message = f"compiling took more than {COMPILE_CPU_S} s of CPU time or {COMPILE_WALL_S:.0f} s"
+            message = f"compiling took more than {self._cpu_s} s of CPU time, or {self._cpu_s * WALL_FACTOR} s"
         else:
             message = f"the compiler crashed ({name or status}), or needed more memory than it may have"
         return NotLoaded(digest=self._module.digest, message=message, hint="split the module, or build it smaller")

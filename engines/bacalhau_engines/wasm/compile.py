@@ -16,22 +16,20 @@ from bacalhau_engines.wasm.child import Surroundings
 from bacalhau_engines.wasm.runtime import describe
 from bacalhau_engines.wasm.wire import Loaded, ModuleFile, ModuleInfo, NotLoaded, frame
 
-COMPILE_CPU_S = 60  # over all threads
-COMPILE_WALL_S = 120.0
 COMPILE_MEMORY_BYTES = 2 * 1024**3
 COMPILED_BYTES_MAX = 512 * 1024**2
 INFO_BYTES_MAX = 1024**2  # the names of exported functions and of modules imported from
 _NICENESS = 10
 
 
-def play(module: ModuleFile, cache: Cache, around: Surroundings, pipe: int) -> NoReturn:
+def play(module: ModuleFile, cache: Cache, cpu_s: int, around: Surroundings, pipe: int) -> NoReturn:
     """Find the module compiled or compile it, write `Loaded` or `NotLoaded` into `pipe`, and end the process."""
     try:
         confine.die_with(around.server_pid)
         confine.child_limits(
             data_bytes=around.writable_bytes + COMPILE_MEMORY_BYTES,
             file_bytes=COMPILED_BYTES_MAX,
-            cpu_seconds=COMPILE_CPU_S,
+            cpu_seconds=cpu_s,
         )
         os.nice(_NICENESS)
         if around.filter is not None:

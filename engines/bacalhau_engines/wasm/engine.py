@@ -36,6 +36,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     stream_bytes: int = 1024**3  # of stdout and of stderr, each
     output_bytes: int = 8 * 1024**3  # of all outputs of a task that does not say how much disk it wants
+    compile_cpu_s: int = 60  # of CPU time to compile one module
 
 
 class _Plan(msgspec.Struct, frozen=True):
@@ -63,7 +64,7 @@ class WasmEngine:
         self._limits = _limits(context.settings)
         self._version = metadata.version("wasmtime")
         self._cache_root = context.data_dir / "compiled"
-        self._server = ForkServer(self._cache_root / self._version)
+        self._server = ForkServer(self._cache_root / self._version, self._limits.compile_cpu_s)
         self._plans: OrderedDict[_Key, _Plan] = OrderedDict()
         self._active: dict[_Key, _Active] = {}
 

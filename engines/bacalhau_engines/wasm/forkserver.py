@@ -42,11 +42,12 @@ _T = TypeVar("_T")
 class ForkServer:
     """Starts at first use, again after it died, and ends with `close`."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path, compile_cpu_s: int) -> None:
+        self._directory, self._compile_cpu_s = directory, compile_cpu_s
         self._starting = asyncio.Lock()
         self._failed_at, self._failed_why = 0.0, ""
         self._link: _Link | None = None
+        self._closed = False
         self._infos: dict[str, ModuleInfo] = {}
         self._ids = itertools.count(1)
 
@@ -62,10 +63,15 @@ class ForkServer:
         async with self._starting:
             if self._link and not self._link.gone:
                 return
+            if self._closed:
+                raise NodeFailed("the wasm engine is closed")
+            if self._link:
+                await self._link.close()  # it has died: take note of it
+                self._link = None
             if time.monotonic() < self._failed_at + RETRY_S:
                 raise NodeFailed(self._failed_why)
             try:
-                self._link = await _Link.open(self._directory)
+                self._link = await _Link.open(self._directory, self._compile_cpu_s)
             except (OSError, TimeoutError, NodeFailed) as error:
                 self._failed_at = time.monotonic()
                 self._failed_why = f"the wasm fork server does not start: {error or 'it says nothing'}"
@@ -101,7 +107,8 @@ class ForkServer:
             self._link.send(Kill(id=id))
 
     async def close(self) -> None:
-        """End it and all its children."""
+        """End it and all its children, for good."""
+        self._closed = True
         if self._link:
             await self._link.close()
 
@@ -120,11 +127,11 @@ class _Link(asyncio.Protocol):
         self.ready: Ready | None = None
 
     @classmethod
-    async def open(cls, directory: Path) -> _Link:
+    async def open(cls, directory: Path, compile_cpu_s: int) -> _Link:
         """Start the process and wait for its first message. Raises `OSError`, `TimeoutError`, `NodeFailed`."""
         ours, theirs = socket.socketpair()
         with theirs:
-            link = cls(_spawn(theirs, directory))
+            link = cls(_spawn(theirs, directory, compile_cpu_s))
         await asyncio.get_running_loop().create_unix_connection(lambda: link, sock=ours)
         try:
             async with asyncio.timeout(START_LIMIT_S):
@@ -143,8 +150,7 @@ class _Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the way to the server."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = transport  # type: ignore[assignment]  # uvloop's is none of asyncio's, but does the same
 
     def data_received(self, data: bytes) -> None:
         """Take what the server says."""
@@ -214,10 +220,10 @@ def _settle(future: asyncio.Future[_T], result: _T) -> None:
         future.set_result(result)
 
 
-def _spawn(channel: socket.socket, directory: Path) -> subprocess.Popen[bytes]:
+def _spawn(channel: socket.socket, directory: Path, compile_cpu_s: int) -> subprocess.Popen[bytes]:
     # Called on the main thread: the kernel ends the server when the *thread* that started it ends.
     descriptor = channel.fileno()
-    arguments = [str(descriptor), str(directory), str(os.getpid())]
+    arguments = [str(descriptor), str(directory), str(os.getpid()), str(compile_cpu_s)]
     return subprocess.Popen(
         [sys.executable, "-m", "bacalhau_engines.wasm.server", *arguments],
         stdin=subprocess.DEVNULL,

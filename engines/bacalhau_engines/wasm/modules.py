@@ -26,6 +26,7 @@ MODULE_BYTES_MAX = 256 * 1024**2
 _MAGIC, _CORE, _COMPONENT = b"\0asm", b"\1\0\0\0", b"\r\0\1\0"
 _SETTLED_NS = 1_000_000_000  # a file changed later than this ago can change again within the same time stamp
 _SHOWN = 8  # names listed in a message
+_NEAR = 0.8  # how alike a name must be to be offered
 
 Load = Callable[[ModuleFile], Awaitable[ModuleInfo]]
 
@@ -136,7 +137,7 @@ def _locate(path: str, inputs: Sequence[PreparedInput], why: str) -> Path:
         if guest == target or guest.startswith(target + "/"):
             return _inside(item.path, guest[len(target) :].lstrip("/"), why)
     targets = [item.target for item in inputs]
-    near = difflib.get_close_matches(path, targets, n=1)
+    near = difflib.get_close_matches(path, targets, n=1, cutoff=_NEAR)
     raise SpecError(
         f"{why}, but no input has that target; the targets are {_listed(targets)}",
         hint=f"did you mean {near[0]!r}?" if near else _hint(path),

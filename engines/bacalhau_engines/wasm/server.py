@@ -1,7 +1,7 @@
 """The fork server: one thread, one loop, no state that a run could damage.
 
-Started by the daemon as `python -m bacalhau_engines.wasm.server FD DIRECTORY PARENT`, with one end of a socket pair.
-It ends with the daemon (end of the stream, or the kernel's signal), and its children end with it.
+Started by the daemon as `python -m bacalhau_engines.wasm.server FD DIRECTORY PARENT COMPILE_CPU_S`, with one end
+of a socket pair. It ends with the daemon (end of the stream, or the kernel's signal), and its children end with it.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ _READ_BYTES = 256 * 1024
 class Server:
     """Forks a child per run and per compilation, and tells the daemon what became of them."""
 
-    def __init__(self, channel: socket.socket, cache: Cache) -> None:
-        self._channel, self._cache = channel, cache
+    def __init__(self, channel: socket.socket, cache: Cache, compile_cpu_s: int) -> None:
+        self._channel, self._cache, self._compile_cpu_s = channel, cache, compile_cpu_s
         self._frames = Frames()
         self._poll = select.epoll()
         self._poll.register(channel.fileno(), select.EPOLLIN)
@@ -143,10 +143,10 @@ class Server:
             running.started()
 
     def _compile(self, module: ModuleFile) -> None:
-        compiling = CompileChild(module, self._compiled)
+        compiling = CompileChild(module, self._compile_cpu_s, self._compiled)
         around = self._around
         try:
-            self._fork(compiling, lambda pipe: compile.play(module, self._cache, around, pipe))
+            self._fork(compiling, lambda pipe: compile.play(module, self._cache, self._compile_cpu_s, around, pipe))
         except OSError as error:
             message = f"no process could be started: {error}"
             self._loader.answered(NotLoaded(digest=module.digest, message=message, bad=False))
@@ -202,14 +202,15 @@ class Server:
 
 def main() -> None:
     """Run the fork server."""
-    descriptor, directory, parent = int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    descriptor, directory = int(sys.argv[1]), Path(sys.argv[2])
+    parent, compile_cpu_s = int(sys.argv[3]), int(sys.argv[4])
     confine.die_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     confine.lower_oom_score()
     confine.server_limits(OPEN_FILES)
     channel = socket.socket(fileno=descriptor)
     channel.setblocking(True)
-    server = Server(channel, Cache(directory))
+    server = Server(channel, Cache(directory), compile_cpu_s)
     confinement = _confine_server()
     gc.disable()  # a collection in a child would touch, and so copy, every page
     gc.freeze()
