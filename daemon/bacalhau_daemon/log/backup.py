@@ -120,8 +120,12 @@ class BackupFile:
         return LogDamaged(message, place=f"{self.path}, line {line}", hint=ANOTHER)
 
 
-def backup(log: Path, target: Path, *, attachments: Mapping[str, bytes] | None = None) -> Manifest:
+def backup(
+    log: Path, target: Path, *, attachments: Mapping[str, bytes] | None = None, taken: int | None = None
+) -> Manifest:
     """Copy the log at `log`, which may be in use, to the new file `target`, verifying every record on the way.
+
+    `taken` is the time that the header names, by default now.
 
     Raises
     ------
@@ -136,7 +140,8 @@ def backup(log: Path, target: Path, *, attachments: Mapping[str, bytes] | None =
     reader = open_reader(log)
     try:
         with part.open("wb") as file:
-            manifest = _copy(reader, file, attachments or {})
+            header = Header(taken=taken or time.time_ns(), origin=reader.origin, attachments=dict(attachments or {}))
+            manifest = _copy(reader, file, header)
             file.flush()
             os.fsync(file.fileno())
         part.rename(target)
@@ -146,9 +151,8 @@ def backup(log: Path, target: Path, *, attachments: Mapping[str, bytes] | None =
     return manifest
 
 
-def _copy(reader: SqliteReader, file: BinaryIO, attachments: Mapping[str, bytes]) -> Manifest:
-    chain, last = reader.origin, reader.last()
-    header = Header(taken=time.time_ns(), origin=chain, attachments=dict(attachments))
+def _copy(reader: SqliteReader, file: BinaryIO, header: Header) -> Manifest:
+    chain, last = header.origin, reader.last()
     total = hashlib.sha256()
 
     def put(line: bytes) -> None:
