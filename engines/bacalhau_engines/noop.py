@@ -228,7 +228,8 @@ def _planned(run: RunRequest) -> Plan:
 
 
 def _write(planned: Plan, run: RunRequest) -> None:
-    run.results_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    run.execution_dir.mkdir(mode=0o700, exist_ok=True)
+    run.results_dir.mkdir(mode=0o700, exist_ok=True)
     with run.stdout_path.open("ab") as file:
         file.write(planned.stdout.encode())
         left = planned.output_bytes

@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Tables for plug-ins by name, and names that are not to be loaded."""
+    """Tables for plug-ins by name. `enabled = false` in one leaves the plug-in out; the rest is its own."""
 
     engines: Mapping[str, dict[str, Any]] = {}
     storages: Mapping[str, dict[str, Any]] = {}
@@ -148,9 +148,11 @@ def _load(group: str, node_id: str, data_dir: Path, tables: Mapping[str, dict[st
     loaded: dict[str, Any] = {}
     by_name = {name.lower(): dict(table) for name, table in tables.items()}
     for name in plugins.names(group):
+        table = dict(by_name.get(name) or by_name.get(ALIASES.get(name, ""), {}))
+        if not table.pop("enabled", True):
+            continue
         directory = data_dir / group.rpartition(".")[2] / name
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        table = by_name.get(name) or by_name.get(ALIASES.get(name, ""), {})
         try:
             context = PluginContext(node_id=node_id, data_dir=directory, settings=table)
             loaded[name] = cast("Any", plugins.load(group, name, context))

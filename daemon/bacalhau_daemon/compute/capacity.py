@@ -60,12 +60,17 @@ def labels(node_id: str, configured: Mapping[str, str], gpus: tuple[Gpu, ...] | 
     """Return a node's labels: the operator's, then the machine's, which win."""
     found = dict(configured)
     found["os_type"] = platform.system().lower()
-    found["os_arch"] = _GOARCH.get(platform.machine(), platform.machine())
+    found["os_arch"] = architecture()
     found["name"] = node_id
     for number, gpu in enumerate(gpus or ()):
         found[f"GPU-{number}"] = gpu.name.replace(" ", "-")
         found[f"GPU-{number}-Memory"] = f"{gpu.memory}-MiB"
     return found
+
+
+def architecture() -> str:
+    """Return the processor's name as Go says it."""
+    return _GOARCH.get(platform.machine(), platform.machine())
 
 
 def _control_group(root: Path) -> tuple[float | None, int | None]:

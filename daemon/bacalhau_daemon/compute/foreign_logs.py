@@ -26,7 +26,7 @@ from bacalhau_protocol.ncl.logstream import (
     ProducerOutput,
     Stream,
 )
-from bacalhau_protocol.transport.base import Bus, Message
+from bacalhau_protocol.transport.base import Bus, Message, Subscription
 
 CHUNK_BYTES = 32 * 1024
 POLL_S = 0.1
@@ -48,6 +48,7 @@ class ForeignLogs:
     ) -> None:
         self._producer = LogProducer(node, bus.inbox())
         self._bus, self._root, self._known, self._live = bus, root, known, live
+        self._subscriptions: list[Subscription] = []
         self._feeding: dict[Stream, asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._sending: set[asyncio.Task[None]] = set()
@@ -55,10 +56,12 @@ class ForeignLogs:
     async def start(self) -> None:
         """Begin to listen for requests."""
         for subject in self._producer.subscriptions:
-            await self._bus.subscribe(subject, self._receive)
+            self._subscriptions.append(await self._bus.subscribe(subject, self._receive))
 
     async def close(self) -> None:
         """End all streams."""
+        for subscription in self._subscriptions:
+            await subscription.unsubscribe()
         if self._timer is not None:
             self._timer.cancel()
         for stream, task in list(self._feeding.items()):

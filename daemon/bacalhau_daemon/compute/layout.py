@@ -49,18 +49,20 @@ class Tail(msgspec.Struct, frozen=True):
 
 
 class Ending(msgspec.Struct, frozen=True, kw_only=True):
-    """What is taken from the streams when a run is over."""
+    """What is taken from the streams when a run is over. `bare`: it left nothing on disk."""
 
+    record: OutcomeRecord
     output: RunOutput
+    bare: bool = False
     stdout: Tail = Tail()
     stderr: Tail = Tail()
 
 
 def create(execution_dir: Path, outputs: Iterable[ResultPath]) -> None:
     """Make the directories of an execution, private, with an empty one per output. May be called again."""
+    execution_dir.mkdir(mode=0o700, exist_ok=True)
     results = execution_dir / RESULTS
-    results.mkdir(mode=0o700, parents=True, exist_ok=True)
-    (execution_dir / INPUTS).mkdir(mode=0o700, exist_ok=True)
+    results.mkdir(mode=0o700, exist_ok=True)
     for output in outputs:
         (results / output.name).mkdir(mode=0o755, exist_ok=True)
 
@@ -78,29 +80,30 @@ def remove_inputs(execution_dir: Path) -> None:
     shutil.rmtree(execution_dir / INPUTS, ignore_errors=True)
 
 
-def bare_output(outcome: Outcome) -> RunOutput:
-    """Return the report of a run that left nothing on disk."""
-    return run_output("", False, "", False, outcome)
+def bare_ending(record: OutcomeRecord) -> Ending:
+    """Return the ending of a run that left nothing on disk."""
+    return Ending(record=record, output=run_output("", False, "", False, record.outcome), bare=True)
 
 
 def finish(execution_dir: Path, record: OutcomeRecord) -> Ending:
     """Complete the result tree and write the outcome."""
+    create(execution_dir, ())
     streams = execution_dir / RESULTS
-    streams.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name in (STDOUT, STDERR):
         _cap(streams / name)
     _replace(streams / EXIT_CODE, str(record.outcome.exit_code).encode(), durable=False)
     _replace(execution_dir / OUTCOME, msgspec.json.encode(record), durable=True)
-    return ending(execution_dir, record.outcome)
+    return ending(execution_dir, record)
 
 
-def ending(execution_dir: Path, outcome: Outcome) -> Ending:
+def ending(execution_dir: Path, record: OutcomeRecord) -> Ending:
     """Read what is reported of the streams."""
     streams = execution_dir / RESULTS
     stdout, stdout_cut = _head(streams / STDOUT)
     stderr, stderr_cut = _head(streams / STDERR)
     return Ending(
-        output=run_output(stdout, stdout_cut, stderr, stderr_cut, outcome),
+        record=record,
+        output=run_output(stdout, stdout_cut, stderr, stderr_cut, record.outcome),
         stdout=_tail(streams / STDOUT),
         stderr=_tail(streams / STDERR),
     )

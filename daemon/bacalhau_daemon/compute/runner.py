@@ -184,7 +184,7 @@ class Runner:
         if record is not None:
             request = preparing.request(self, run, ())
             run.phases = list(record.phases)
-            ending = await asyncio.to_thread(layout.ending, request.execution_dir, record.outcome)
+            ending = await asyncio.to_thread(layout.ending, request.execution_dir, record)
         else:
             request = await self._prepare(run, engine, ability)
             outcome = await self._execute(run, engine, request)
@@ -258,7 +258,7 @@ class Runner:
 
     async def _finish(self, ability: Ability, request: RunRequest, record: layout.OutcomeRecord) -> layout.Ending:
         if ability.in_process and not request.execution_dir.is_dir():
-            return layout.Ending(output=layout.bare_output(record.outcome))
+            return layout.bare_ending(record)
         return await asyncio.to_thread(layout.finish, request.execution_dir, record)
 
     async def _publish(self, run: Run, request: RunRequest) -> SpecConfig:

@@ -25,7 +25,7 @@ from bacalhau_daemon.compute.layout import OutcomeRecord
 from bacalhau_protocol import errors
 from bacalhau_protocol.api import messages as m
 from bacalhau_protocol.api import subjects, tokens
-from bacalhau_protocol.transport.base import Bus, Message
+from bacalhau_protocol.transport.base import Bus, Message, Subscription
 
 CHUNK_BYTES_MAX = 256 * 1024
 WAIT_MS_MAX = 30_000
@@ -52,6 +52,7 @@ class Serving:
         self.keys: tuple[str, ...] = ()  # of orchestrators, whose tickets count; none before a welcome
         self._node, self._bus, self._root, self._live = node, bus, root, live
         self._bare: OrderedDict[str, OutcomeRecord] = OrderedDict()
+        self._subscriptions: list[Subscription] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._listing: dict[str, asyncio.Task[list[m.FileEntry]]] = {}
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="files")
@@ -59,10 +60,13 @@ class Serving:
     async def start(self) -> None:
         """Begin to answer."""
         for verb in _KINDS:
-            await self._bus.subscribe(subjects.to_node(self._node, verb), self._receive)
+            subject = subjects.to_node(self._node, verb)
+            self._subscriptions.append(await self._bus.subscribe(subject, self._receive))
 
     async def close(self) -> None:
         """Stop; whoever waits is not answered any more."""
+        for subscription in self._subscriptions:
+            await subscription.unsubscribe()
         for task in [*self._tasks, *self._listing.values()]:
             task.cancel()
         await asyncio.gather(*self._tasks, *self._listing.values(), return_exceptions=True)
