@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from bacalhau_engines.testing import Program, local_input, run_request
@@ -151,6 +152,9 @@ def test_places_in_the_guest_are_taken_once(tmp_path: Path) -> None:
         with pytest.raises(SpecError) as caught:
             plan(inputs, outputs, tmp_path)
         assert words in caught.value.message
+    writable = msgspec.structs.replace(local_input(tmp_path / "f", "/f"), read_only=False)
+    with pytest.raises(SpecError, match="cannot be writable"):
+        plan([writable], [], tmp_path)
     with pytest.raises(InputFailed):
         plan([local_input(tmp_path / "missing", "/x")], [], tmp_path)
 

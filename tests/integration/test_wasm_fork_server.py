@@ -223,6 +223,6 @@ async def test_prepared_runs_that_never_come_are_forgotten(tmp_path: Path) -> No
 
 def _alive(process: psutil.Process) -> bool:
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False

@@ -25,7 +25,7 @@ from bacalhau_protocol.plugins import Ability, Outcome, OutcomeKind, PluginConte
 
 PLANS_MAX = 1024  # prepared and not yet run; an older one is made again when it runs
 KILL_LIMIT_S = 5.0
-_ROOT = "wasm-root"
+_ROOT = "inputs/wasm-root"  # the daemon removes `inputs` when the run is over
 _COULD_NOT_RUN_CODE, _KILLED_CODE = -1, 137
 
 _Key = tuple[str, int]  # execution id, attempt

@@ -39,7 +39,7 @@ def plan(inputs: Sequence[PreparedInput], outputs: Sequence[ResultPath], results
     Raises
     ------
     SpecError
-        when two of them claim one place, or a file would lie hidden below a directory.
+        when two of them claim one place, a file would lie hidden below a directory, or is to be writable.
     InputFailed
         when an input is not there, or neither a file nor a directory.
     """
@@ -51,6 +51,9 @@ def plan(inputs: Sequence[PreparedInput], outputs: Sequence[ResultPath], results
         if item.path.is_dir():
             directories.append(Preopen(host=str(item.path), guest=guest, writable=not item.read_only))
         elif item.path.is_file():
+            if not item.read_only:
+                hint = "give its directory as a writable input instead"
+                raise SpecError("a single file cannot be writable for a module", place=item.target, hint=hint)
             files.append((item.path, guest))
         else:
             raise InputFailed("the input is neither a file nor a directory on this node", place=item.target)
