@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 
 from bacalhau_daemon.log.base import Fenced, Stored, Unavailable
 from bacalhau_daemon.log.records import Chain, LogDamaged, LogTooNew
+from bacalhau_daemon.log.scrub import scrub
 from bacalhau_daemon.log.sqlite import SIDECARS, SqliteLog
 from bacalhau_daemon.log.sqlite_reader import SqliteReader, tip_path
 from tests.builders_log import fill, records, sealed
@@ -343,6 +345,21 @@ def test_only_the_newest_records_are_verified_at_a_start(clean: Path, tmp_path: 
         with pytest.raises(LogDamaged, match="expected the hash of record 10 to be") as caught:
             verify_all()
         assert caught.value.place == f"{path}, record 11"
+    log.close()
+
+
+def test_the_scrub_verifies_a_log_in_use(clean: Path, tmp_path: Path) -> None:
+    """Up to where it stands; it stops when told to."""
+    path = tmp_path / "log.db"
+    copy(clean, path)
+    log = SqliteLog(path)
+    stop = threading.Event()
+    assert scrub(path, stop, pause_s=0) == log.tip
+    log._writer.execute("UPDATE records SET data = CAST(replace(data, '9-0', '9-9') AS BLOB) WHERE n = 40")
+    with pytest.raises(LogDamaged, match="expected the hash of record 40 to be"):
+        scrub(path, stop, pause_s=0)
+    stop.set()
+    assert scrub(path, stop) is None
     log.close()
 
 

@@ -82,14 +82,21 @@ def planned(x: int, j: int, node: str = "n-1", **changes: Any) -> ev.ExecutionPl
     return ev.ExecutionPlanned(x=x, id=EXECUTION.format(x), j=j, node=node, resources=GIVEN, **changes)
 
 
+ASKED: dict[str, Any] = {"by": "admin", "request": "r-1"}
+
+
 def scenario() -> list[list[AnyEvent]]:
     """Return the events of each record."""
-    asked: dict[str, Any] = {"by": "admin", "request": "r-1"}
+    return [*beginning(), *first_version(), *later()]
+
+
+def beginning() -> list[list[AnyEvent]]:
+    """Return how the cluster came to be, and its first job."""
     return [
         [ev.ClusterCreated(cluster="golden"), ev.LeaderStarted(term=1, node="n-0", version="0.1.0")],
         [
             ev.CredentialIssued(
-                identity="n-1", role=ev.Role.COMPUTE, sha256="ab" * 32, expires=9, invite=True, foreign=True, **asked
+                identity="n-1", role=ev.Role.COMPUTE, sha256="ab" * 32, expires=9, invite=True, foreign=True, **ASKED
             )
         ],
         [ev.NodeJoined(node="n-1", info=INFO)],
@@ -111,6 +118,12 @@ def scenario() -> list[list[AnyEvent]]:
             planned(1, 1, version=1, partition=0, attempt=1, why=WHY),
             planned(2, 1, "n-2", partition=1),
         ],
+    ]
+
+
+def first_version() -> list[list[AnyEvent]]:
+    """Return the ends of that job's executions."""
+    return [
         [
             ev.BidApproved(x=1),
             ev.JobStateChanged(j=1, version=1, to=JobStateType.RUNNING, cause=Cause.STARTED),
@@ -141,6 +154,12 @@ def scenario() -> list[list[AnyEvent]]:
             ev.ExecutionEnded(x=3, to=End.CANCELLED, cause=Cause.JOB_STOPPED, message="stopped", owed=True),
         ],
         [ev.CancelConfirmed(x=3, given_up=True)],
+    ]
+
+
+def later() -> list[list[AnyEvent]]:
+    """Return its second version, a second term, and another job."""
+    return [
         [ev.JobSubmitted(j=1, spec=spec(1, "train", priority=9), kind=Submission.UPDATE, version=2, revision=8)],
         [
             ev.JobUnplaced(j=1, version=2, partitions=2, why=WHY, message="no node fits"),
@@ -163,7 +182,7 @@ def scenario() -> list[list[AnyEvent]]:
         ],
         [ev.NodeInfoChanged(node="n-1", info=msgspec.structs.replace(INFO, labels={"zone": "b"}))],
         [ev.NodeMembershipChanged(node="n-2", to=ev.Membership.REJECTED, reason="old", by="admin")],
-        [ev.CredentialRevoked(identity="n-1", **asked)],
+        [ev.CredentialRevoked(identity="n-1", **ASKED)],
     ]
 
 

@@ -12,12 +12,12 @@ from bacalhau_daemon.core import events as ev
 from bacalhau_daemon.core.projection import Restored
 from bacalhau_daemon.core.state import Dirty, NodeUse, State, Tally
 from bacalhau_daemon.log.memory import MemoryLog
+from bacalhau_daemon.log.records import LogDamaged
 from bacalhau_daemon.log.sqlite import SqliteLog
 from bacalhau_daemon.query.reader import QueryReader
 from bacalhau_daemon.query.restart import catch_up, rebuild, restore
 from bacalhau_daemon.query.store import QueryStore
 from bacalhau_protocol.api.messages import JobQuery
-from bacalhau_protocol.errors import Conflict
 from bacalhau_protocol.models.node import NodeInfo
 from tests.builders_query import Cluster, job_spec, life
 
@@ -142,7 +142,7 @@ def test_a_query_side_of_another_log_is_refused(name: str, words: str, path: Pat
     logged, rows = foreign(name)
     store = QueryStore(path)
     store.apply(rows.take())
-    with pytest.raises(Conflict, match=words) as caught:
+    with pytest.raises(LogDamaged, match=words) as caught:
         catch_up(store, logged.log)
     assert caught.value.place == str(path)
     assert "rebuild" in caught.value.hint or "backup" in caught.value.hint
@@ -159,9 +159,25 @@ def test_a_trimmed_log_starts_from_the_query_side(path: Path) -> None:
     busy_state = shown(catch_up(store, cluster.log).state)
     assert busy_state == shown(cluster.state)
     store.close()
-    with pytest.raises(Conflict, match="cannot be built from it"):
+    with pytest.raises(LogDamaged, match="cannot be built from it"):
         rebuild(path, cluster.log)
     assert path.exists()
+
+
+def test_a_query_side_that_cannot_be_read_is_said(path: Path) -> None:
+    """Damage that shows only when the rows are read: refused, with the way out."""
+    cluster = busy(Cluster())
+    store = QueryStore(path)
+    store.apply(cluster.take())
+    store._db.execute("UPDATE jobs SET body = x'00' WHERE live")
+    with pytest.raises(LogDamaged, match="the query side cannot be read") as caught:
+        catch_up(store, cluster.log)
+    assert "rebuild" in caught.value.hint
+    store.close()
+    rebuild(path, cluster.log)
+    store = QueryStore(path)
+    assert shown(catch_up(store, cluster.log).state) == shown(cluster.state)
+    store.close()
 
 
 def test_the_first_start_of_all(path: Path) -> None:

@@ -11,19 +11,23 @@ A query side that is missing is built the same way, from the first record on.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+
+import msgspec
 
 from bacalhau_daemon.core.actions import Project
 from bacalhau_daemon.core.projection import Restored
 from bacalhau_daemon.log.base import LogReader
-from bacalhau_daemon.log.records import Chain, digest
+from bacalhau_daemon.log.records import RESTORE, Chain, LogDamaged, digest
 from bacalhau_daemon.query.reader import Loaded, QueryReader
 from bacalhau_daemon.query.store import QueryStore, remove
-from bacalhau_protocol.errors import Conflict
 
 EVENTS_PER_BATCH = 2000  # written in one transaction while catching up
-REBUILD = "if the log is the right one, run `bacalhau-daemon rebuild`: it makes the query side anew from the log"
+REBUILD = (
+    "restore a backup with `bacalhau-daemon restore FILE`; if this log is the right one, `bacalhau-daemon rebuild`"
+)
 
 
 def catch_up(store: QueryStore, log: LogReader, *, progress: Callable[[int], None] | None = None) -> Restored:
@@ -33,17 +37,11 @@ def catch_up(store: QueryStore, log: LogReader, *, progress: Callable[[int], Non
 
     Raises
     ------
-    Conflict
-        when the query side is not a copy of this log: refuse to lead.
     LogDamaged, LogTooNew
-        when the tail cannot be folded.
+        when the query side is not a copy of this log, or cannot be read, or the tail cannot be folded: refuse to lead.
     """
     check(store, log)
-    reader = QueryReader(store.path, log)
-    try:
-        restored = restore(reader.load())
-    finally:
-        reader.close()
+    restored = _load(store, log)
     batch: list[Project] = []
     events = 0
     for _, data in log.read(restored.chain.n + 1):
@@ -56,6 +54,17 @@ def catch_up(store: QueryStore, log: LogReader, *, progress: Callable[[int], Non
                 progress(store.chain.n)
     store.apply(batch)
     return restored
+
+
+def _load(store: QueryStore, log: LogReader) -> Restored:
+    reader = QueryReader(store.path, log)
+    try:
+        return restore(reader.load())
+    except (sqlite3.DatabaseError, msgspec.MsgspecError, ValueError) as error:
+        hint = "`bacalhau-daemon rebuild` makes it anew from the log"
+        raise LogDamaged(f"the query side cannot be read: {error}", place=str(store.path), hint=hint) from error
+    finally:
+        reader.close()
 
 
 def restore(loaded: Loaded) -> Restored:
@@ -75,14 +84,14 @@ def rebuild(path: Path, log: LogReader, *, progress: Callable[[int], None] | Non
 
     Raises
     ------
-    Conflict
-        when the log was trimmed: its beginning is gone, and only the query side has what came of it.
+    LogDamaged
+        when the log's beginning was trimmed: only the query side has what came of it. Nothing is changed.
     """
     if log.origin.n:
-        raise Conflict(
+        raise LogDamaged(
             f"the log begins with record {log.origin.n + 1}, so the query side cannot be built from it",
             place=str(path),
-            hint="restore both from a backup",
+            hint="keep the query side, or restore a backup from before the trim",
         )
     remove(path)
     store = QueryStore(path)
@@ -93,17 +102,17 @@ def rebuild(path: Path, log: LogReader, *, progress: Callable[[int], None] | Non
 
 
 def check(store: QueryStore, log: LogReader) -> None:
-    """Check that the rows come from this log. Raises `Conflict` with both sides of the difference."""
+    """Check that the rows come from this log. Raises `LogDamaged` with both sides of the difference."""
     chain, origin = store.chain, log.origin
     if chain.n < origin.n:
         found = f"the query side ends with record {chain.n}, but the log begins with record {origin.n + 1}"
-        raise Conflict(found, place=str(store.path), hint="restore both from a backup")
+        raise LogDamaged(found, place=str(store.path), hint=RESTORE)
     if chain.n == 0:
         return
     if chain.n > log.last():
         found = f"the query side has seen record {chain.n}, but the log ends with record {log.last()}"
-        raise Conflict(f"{found}: this is another log, or one that lost its end", place=str(store.path), hint=REBUILD)
+        raise LogDamaged(f"{found}: it lost its end, or is another log", place=str(store.path), hint=REBUILD)
     hash_in_log = origin.hash if chain.n == origin.n else digest(next(log.read(chain.n))[1])
     if hash_in_log != chain.hash:
         found = f"the query side has seen record {chain.n} with hash {chain.hash}, in the log it has {hash_in_log}"
-        raise Conflict(f"{found}: this is another log", place=str(store.path), hint=REBUILD)
+        raise LogDamaged(f"{found}: this is another log", place=str(store.path), hint=REBUILD)
