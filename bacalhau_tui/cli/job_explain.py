@@ -13,7 +13,7 @@ from bacalhau_tui.cli.job_file import read_job
 from bacalhau_tui.cli.lazy import command, namespace_option
 from bacalhau_tui.cli.output import Head
 from bacalhau_tui.data import format as fmt
-from bacalhau_tui.data.tables import Cell
+from bacalhau_tui.data.columns import Cell
 
 
 @command("explain")

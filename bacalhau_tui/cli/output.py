@@ -15,8 +15,8 @@ from typing import Any, TextIO
 
 import msgspec
 
+from bacalhau_tui.data.columns import Cell, Layout
 from bacalhau_tui.data.format import Tone, cell_width, clean, cut
-from bacalhau_tui.data.tables import Cell, Layout
 
 GAP = "  "
 WIDTH_MIN, COLUMN_MIN = 40, 8

@@ -10,7 +10,8 @@
 * `session`   keeps the client connected and the store fed (snapshot, then feed); `Link` says how that goes
 * `store`     tables of rows with revisions and gathered changes
 * `view`      `TableView`: index over a table; `refresh(now_ns)` four times a second, then `ids`, `place_of`
-* `tables`    `JOBS`, `EXECUTIONS`, `NODES`: columns (`cell(row, now_ns)`), filter fields, first order
+* `columns`   what lists are made of: `Cell`, `Column` (`cell(row, now_ns)`), `Layout`
+* `tables`    the lists there are: `JOBS`, `EXECUTIONS`, `NODES`
 * `query`     the filter language and `:` commands
 * `detail`    `JobDetail`: loads only what the visible tab needs, refreshes when the feed says so
 * `loglines`  `LogBuffer`: bounded lines of all executions of a job, searchable

@@ -64,6 +64,17 @@ def age(then_ns: int, now_ns: int) -> str:
     return _whole(max(now_ns - then_ns, 0) // SECOND_NS) if then_ns > 0 else ""
 
 
+def calm_age(then_ns: int, now_ns: int) -> str:
+    """Return how long ago something was, in words that change once a minute at most: `<1m`, `3m`, `4h1m`, `2d3h`."""
+    seconds = max(now_ns - then_ns, 0) // SECOND_NS
+    if then_ns <= 0 or seconds < _MINUTE_S:
+        return "<1m" if then_ns > 0 else ""
+    return _whole(seconds // _MINUTE_S * _MINUTE_S)
+
+
+_MINUTE_S = 60
+
+
 def _whole(seconds: int) -> str:
     for position, (unit, length_s) in enumerate(_UNITS):
         if seconds >= length_s:

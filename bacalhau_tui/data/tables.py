@@ -2,64 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Generic, TypeVar
-
-import msgspec
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from bacalhau_protocol.api.messages import ExecutionRow, JobRow
 from bacalhau_protocol.models.ids import short_id
 from bacalhau_protocol.models.node import NodeState
 from bacalhau_protocol.models.quantities import format_bytes
 from bacalhau_tui.data import format as fmt
+from bacalhau_tui.data.columns import Cell, Column, Layout
 from bacalhau_tui.data.query import Field, Measure
 
 Row = TypeVar("Row")
-
-
-class Cell(msgspec.Struct, frozen=True):
-    """What stands in one place of a table: clean text, and what it means. A state has a glyph to stand before it."""
-
-    text: str
-    tone: fmt.Tone = fmt.Tone.PLAIN
-    glyph: str = ""
-    ascii_glyph: str = ""
-
-
-class Column(msgspec.Struct, Generic[Row], frozen=True, kw_only=True):
-    """One column. `width` is in cells; a `flexible` one gets what is left. Sorting compares `order(row, now_ns)`."""
-
-    key: str
-    title: str
-    width: int
-    cell: Callable[[Row, int], Cell]
-    order: Callable[[Row, int], Any]
-    right: bool = False  # numbers stand at the right
-    flexible: bool = False
-    wide: bool = False  # only where there is room (from 120 columns)
-    middle: bool = False  # too long text loses its middle (names, ids), not its end
-    live: bool = False  # the text changes with the clock
-
-
-class Layout(msgspec.Struct, Generic[Row], frozen=True, kw_only=True):
-    """A list: what it shows, what can be asked of it, how it is sorted at first."""
-
-    columns: tuple[Column[Row], ...]
-    fields: Mapping[str, Field]
-    search: Callable[[Row], str]  # lower-case text that bare filter words look in
-    order: str  # key of a column
-    reverse: bool = False
-
-    def column(self, key: str) -> Column[Row] | None:
-        """Return a column by its key."""
-        return next((column for column in self.columns if column.key == key), None)
-
-
-def widths(columns: Iterable[Column[Any]], room: int, *, gap: int = 2) -> list[int]:
-    """Share `room` cells among columns: each has its width, the flexible one the rest (at least its width)."""
-    columns = list(columns)
-    fixed = sum(column.width for column in columns) + gap * (len(columns) - 1)
-    return [column.width + (max(0, room - fixed) if column.flexible else 0) for column in columns]
 
 
 def _text(get: Callable[[Row], str]) -> Callable[[Row, int], Cell]:
@@ -107,6 +61,8 @@ def job_length_ns(row: JobRow, now_ns: int) -> int:
     return max(0, (row.ended or now_ns) - row.created)
 
 
+_WAITS = ("Pending", "Queued")
+
 JOBS: Layout[JobRow] = Layout(
     columns=(
         Column(key="id", title="ID", width=10, cell=_text(lambda r: short_id(r.id)), order=_by(lambda r: r.id)),
@@ -135,9 +91,9 @@ JOBS: Layout[JobRow] = Layout(
             title="AGE",
             width=6,
             cell=lambda row, now: Cell(fmt.age(row.created, now)),
+            calm=lambda row, now: Cell(fmt.calm_age(row.created, now)),
             order=_by(lambda r: r.created),
             right=True,
-            live=True,
         ),
         Column(
             key="length",
@@ -193,6 +149,7 @@ JOBS: Layout[JobRow] = Layout(
     search=lambda row: f"{row.id} {row.name}".lower(),
     order="created",
     reverse=True,
+    problem=lambda row: row.state == "Failed" or bool(row.failed) or (row.state in _WAITS and bool(row.message)),
 )
 
 
@@ -229,6 +186,12 @@ def execution_length_ns(row: ExecutionRow, now_ns: int) -> int:
     return max(0, (row.modified if row.state in _ENDED else now_ns) - row.created)
 
 
+def _calm_length(row: ExecutionRow, now_ns: int) -> Cell:
+    if row.state in _ENDED:
+        return Cell(fmt.duration(execution_length_ns(row, now_ns)))
+    return Cell(fmt.calm_age(row.created, now_ns))
+
+
 EXECUTIONS: Layout[ExecutionRow] = Layout(
     columns=(
         Column(key="id", title="ID", width=10, cell=_text(lambda r: short_id(r.id)), order=_by(lambda r: r.id)),
@@ -257,9 +220,9 @@ EXECUTIONS: Layout[ExecutionRow] = Layout(
             title="TOOK",
             width=6,
             cell=lambda row, now: Cell(fmt.duration(execution_length_ns(row, now))),
+            calm=_calm_length,
             order=execution_length_ns,
             right=True,
-            live=True,
         ),
         Column(
             key="note",
@@ -282,7 +245,12 @@ EXECUTIONS: Layout[ExecutionRow] = Layout(
     ),
     search=lambda row: f"{row.id} {row.node_id}".lower(),
     order="partition",
+    problem=lambda row: row.state in ("Failed", "AskForBidRejected", "BidRejected") or row.exit_code != 0,
 )
+
+
+STALE_NS = 60 * fmt.SECOND_NS
+"""A node that was heard of within this time is heard of now."""
 
 
 # ── nodes ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -316,6 +284,10 @@ def _free(name: str, show: Callable[[Any], str]) -> Callable[[NodeState, int], C
 
 def _available(name: str) -> Callable[[NodeState, int], Any]:
     return lambda node, now: getattr(node.info.compute_node_info.available_capacity, name)
+
+
+def _heard(node: NodeState) -> int:
+    return fmt.nanoseconds(node.connection_state.last_heartbeat)
 
 
 NODES: Layout[NodeState] = Layout(
@@ -352,10 +324,10 @@ NODES: Layout[NodeState] = Layout(
             key="heard",
             title="HEARD",
             width=6,
-            cell=lambda node, now: Cell(fmt.age(fmt.nanoseconds(node.connection_state.last_heartbeat), now)),
-            order=_by(lambda n: fmt.nanoseconds(n.connection_state.last_heartbeat)),
+            cell=lambda node, now: Cell(fmt.age(_heard(node), now)),
+            calm=lambda node, now: Cell(fmt.calm_age(_heard(node), now) if now - _heard(node) > STALE_NS else ""),
+            order=_by(_heard),
             right=True,
-            live=True,
         ),
         Column(
             key="engines",
@@ -397,4 +369,5 @@ NODES: Layout[NodeState] = Layout(
     ),
     search=lambda node: f"{node.info.node_id} {labels_text(node.info.labels)}".lower(),
     order="id",
+    problem=lambda node: node_state(node) != "connected",
 )

@@ -12,9 +12,9 @@ from typing import Any, Generic
 
 import msgspec
 
+from bacalhau_tui.data.columns import Layout
 from bacalhau_tui.data.query import Filter, parse_filter
 from bacalhau_tui.data.store import Row, Table
-from bacalhau_tui.data.tables import Layout
 
 REBUILD_SHARE = 8  # changes of more than one eighth of the rows: sorting again is cheaper than bisecting
 TIMED_REFRESH_NS = 1_000_000_000  # a filter on ages is asked again this often
@@ -68,9 +68,20 @@ class TableView(Generic[Row]):
             self._places = {key: place for place, key in enumerate(self.ids)}
         return self._places.get(key)
 
-    def set_filter(self, text: str) -> None:
-        """Filter anew at the next refresh. Raises `FilterError`; then the filter before stays."""
-        self.filter = parse_filter(text, self.layout.fields, self.layout.search)
+    def set_filter(self, text: str, *, problems: bool = False) -> None:
+        """Filter anew at the next refresh; `problems`: only rows that a person should look at.
+
+        Raises
+        ------
+        FilterError
+            when the text cannot be understood; then the filter before stays.
+        """
+        understood = parse_filter(text, self.layout.fields, self.layout.search)
+        if problems:
+            problem = self.layout.problem
+            predicates = (*understood.predicates, lambda row, now: problem(row))
+            understood = msgspec.structs.replace(understood, predicates=predicates)
+        self.filter = understood
         self._stale = True
 
     def set_order(self, key: str, *, reverse: bool) -> None:

@@ -8,9 +8,10 @@ import msgspec
 import pytest
 
 from bacalhau_protocol.api.messages import JobRow
+from bacalhau_tui.data.columns import widths
 from bacalhau_tui.data.query import FilterError, parse_command, parse_filter
 from bacalhau_tui.data.store import Store, Table
-from bacalhau_tui.data.tables import JOBS, widths
+from bacalhau_tui.data.tables import JOBS
 from bacalhau_tui.data.view import TableView
 
 NOW = 2_000_000_000_000_000_000
