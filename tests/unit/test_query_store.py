@@ -13,6 +13,7 @@ from bacalhau_daemon.core import events as ev
 from bacalhau_daemon.core.requests import Lookup
 from bacalhau_daemon.core.state import Status
 from bacalhau_daemon.log.records import Chain
+from bacalhau_daemon.query import store as store_module
 from bacalhau_daemon.query.reader import Loaded, QueryReader
 from bacalhau_daemon.query.store import PRUNE_EVERY_NS, REQUESTS_KEPT_NS, QueryStore
 from bacalhau_protocol.api.messages import JobRef, JobSubmitted, StopAnswer
@@ -212,6 +213,22 @@ def test_a_failed_batch_changes_nothing_and_can_be_repeated(side: Side) -> None:
     side.store._db.execute("PRAGMA max_page_count=1000000")
     assert side.store.apply(projects) == side.cluster.chain
     assert side.reader.counts() == {"Completed": 202}
+
+
+def test_a_file_that_is_only_locked_is_not_made_anew(tmp_path: Path) -> None:
+    """Only damage and another format are reasons to begin again."""
+    path = tmp_path / "query.db"
+    QueryStore(path).close()
+    other = sqlite3.connect(path)
+    other.execute("PRAGMA locking_mode=EXCLUSIVE")
+    other.execute("BEGIN EXCLUSIVE")
+    before = path.read_bytes()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store_module, "BUSY_TIMEOUT_S", 0.0)
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            QueryStore(path)
+    assert path.read_bytes() == before
+    other.close()
 
 
 @pytest.mark.parametrize("damage", ["rubbish", "other format", "empty"])

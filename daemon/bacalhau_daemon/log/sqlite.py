@@ -42,6 +42,12 @@ _NOT_STORED = {
 fsync, above all, the kernel has dropped the pages, and a second try would report success."""
 
 
+def why_not_stored(error: sqlite3.Error) -> str:
+    """Return the reason for an error after which the same connection goes on; blank for any other error."""
+    code = getattr(error, "sqlite_errorcode", 0)
+    return _NOT_STORED.get(code) or _NOT_STORED.get(code & 0xFF, "")
+
+
 class SqliteLog(SqliteReader):
     """The log, open for writing. One process holds it (see `lock`), one thread uses it; others use a `SqliteReader`."""
 
@@ -141,9 +147,8 @@ class SqliteLog(SqliteReader):
         return Stored(upto)
 
     def _failed(self, error: sqlite3.Error) -> Unavailable:
-        code = getattr(error, "sqlite_errorcode", 0)
-        reason = _NOT_STORED.get(code) or _NOT_STORED.get(code & 0xFF)
-        if reason is None:
+        reason = why_not_stored(error)
+        if not reason:
             self._die(f"the disk failed: {error} ({getattr(error, 'sqlite_errorname', 'no code')})")
         return Unavailable(f"{reason}: {measure(self.path.parent).reason}")
 

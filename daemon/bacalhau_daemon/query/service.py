@@ -17,6 +17,7 @@ from typing import ParamSpec, TypeVar
 
 from bacalhau_daemon.core.actions import Project
 from bacalhau_daemon.core.requests import Found, Lookup
+from bacalhau_daemon.log.sqlite import why_not_stored
 from bacalhau_daemon.query.reader import Loaded, QueryReader
 from bacalhau_daemon.query.store import QueryStore
 from bacalhau_protocol.api import messages as m
@@ -28,8 +29,6 @@ WAITING_MAX = 4096  # records handed over and not yet written, before `room` wai
 RETRY_S = 0.5  # after a full disk
 QUESTIONS_MAX = 256  # asked and not yet answered
 REBUILD = "stop the daemon and run `bacalhau-daemon rebuild`; the log has everything"
-
-_TRY_AGAIN = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY})
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -123,8 +122,8 @@ class Query:
         while True:
             try:
                 return self._store.apply(batch).event
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF not in _TRY_AGAIN or self._stopping.wait(RETRY_S):
+            except sqlite3.Error as error:
+                if not why_not_stored(error) or self._stopping.wait(RETRY_S):
                     raise
 
     def _applied(self, records: int, event: int) -> None:

@@ -24,6 +24,9 @@ REQUESTS_KEPT_NS = 24 * 3600 * 1_000_000_000
 PRUNE_EVERY_NS = 60 * 1_000_000_000
 PRUNE_BATCH = 1000  # old Request-Ids looked at per transaction
 
+_UNUSABLE = frozenset({sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR})
+"""Errors of a file that is damaged, or has no such table: it is a copy, so it is made anew from the log."""
+
 
 class QueryStore:
     """The writing half. `chain` is where it has got to."""
@@ -120,8 +123,11 @@ def _open(path: Path) -> tuple[sqlite3.Connection, Chain]:
     if path.exists():
         try:
             return _open_existing(path)
-        except (sqlite3.DatabaseError, TypeError, ValueError):
-            pass  # damaged, or of another format: it is a copy, so it is made anew from the log
+        except sqlite3.Error as error:
+            if error.sqlite_errorcode & 0xFF not in _UNUSABLE:
+                raise
+        except (KeyError, ValueError, msgspec.MsgspecError):
+            pass  # of another format
     remove(path)
     database = connect(path)
     database.execute("BEGIN")
