@@ -88,7 +88,8 @@ async def print_logs(
                         printer.finish()
                         status = update.exit_status if follow else 0
                         if follow and (update.state != "Completed" or status):
-                            context.out.say(f"job {update.id}: {update.state}, exit code {status} {update.message}")
+                            why = f": {update.message}" if update.message else ""
+                            context.out.say(f"job {update.id}: {update.state}, exit code {status}{why}")
     except TimeoutError as error:
         raise errors.TimedOut(
             f"job {job} has not ended within {timeout_s:g} s", hint=f"it goes on: job logs -f {short_id(job)}"

@@ -131,10 +131,15 @@ def run(arguments: list[str]) -> int:
 
 
 def _failed(error: Exception) -> int:
-    from bacalhau_protocol.errors import BacalhauError  # noqa: PLC0415  `--help` does without
+    import traceback  # noqa: PLC0415
+
+    from bacalhau_protocol.errors import BacalhauError, Internal  # noqa: PLC0415  `--help` does without
 
     if not isinstance(error, BacalhauError):
-        raise error
+        traceback.print_exception(error)
+        error = Internal(
+            f"{type(error).__name__}: {error}", hint="this is a bug; please report it with the lines above"
+        )
     say_error(error)
     return error.exit_code
 

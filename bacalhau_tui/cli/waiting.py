@@ -16,7 +16,8 @@ from bacalhau_protocol.models.ids import short_id
 from bacalhau_tui.cli.context import Context
 from bacalhau_tui.cli.output import Head
 from bacalhau_tui.data import format as fmt
-from bacalhau_tui.data.tables import Cell, execution_exit, execution_note, execution_state
+from bacalhau_tui.data.columns import Cell
+from bacalhau_tui.data.tables import execution_exit, execution_note, execution_state
 
 NOTE_PAUSE_S = 2.0  # progress within a phase is said this often
 PHASES_MAX = 16
@@ -44,7 +45,9 @@ class Story:
         self._say("job", f"{update.state}{f': {update.message}' if update.message else ''}")
         for row in update.current:
             self._remember(row)
-            state, note = fmt.mark(execution_state(row)).word, execution_note(row)
+            state = fmt.mark(execution_state(row)).word
+            note = execution_note(row)
+            note = "" if note.split(" ")[0] in (state, row.state) else note  # `Completed successfully` says nothing new
             key, now = row.id, time.monotonic()
             if self._said.get(key, "").split("  ")[0] == state and now - self._noted_at.get(key, 0) < NOTE_PAUSE_S:
                 continue
@@ -68,9 +71,8 @@ class Story:
         """Return `Preparing 1.2s, Running 3.4s`; the last phase ends with the execution."""
         seen = self.phases.get(row.id, [])
         ends = [*(phase.since for phase in seen[1:]), row.modified]
-        return ", ".join(
-            f"{phase.name} {fmt.duration(end - phase.since)}" for phase, end in zip(seen, ends, strict=True)
-        )
+        spans = zip(seen, ends, strict=False)  # none seen: the last end is of nothing
+        return ", ".join(f"{phase.name} {fmt.duration(end - phase.since)}" for phase, end in spans)
 
 
 async def wait_for_job(context: Context, client: Client, job_id: str, namespace: str, timeout_s: float) -> int:
