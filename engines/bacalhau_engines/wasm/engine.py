@@ -24,7 +24,6 @@ from bacalhau_protocol.models.resources import Resources, ResourcesConfig
 from bacalhau_protocol.plugins import Ability, Outcome, OutcomeKind, PluginContext, Progress, RunRequest
 
 PLANS_MAX = 1024  # prepared and not yet run; an older one is made again when it runs
-KILL_LIMIT_S = 5.0
 _ROOT = "inputs/wasm-root"  # the daemon removes `inputs` when the run is over
 _COULD_NOT_RUN_CODE, _KILLED_CODE = -1, 137
 
@@ -54,7 +53,7 @@ class _Active:
     def __init__(self) -> None:
         self.id = 0  # of the fork server; 0 before it knows of the run
         self.cancelled = False
-        self.task: asyncio.Task[Outcome] | None = None
+        self.done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
 
 class WasmEngine:
@@ -99,19 +98,24 @@ class WasmEngine:
         self._plans[run.execution_id, run.attempt] = plan
 
     async def run(self, run: RunRequest, started: Callable[[], None]) -> Outcome:
-        """Run in a child of the fork server."""
+        """Run in a child of the fork server; a second call for the same run waits for the first."""
         key = run.execution_id, run.attempt
-        active = self._active.get(key)
-        if active is None:
-            active = self._active[key] = _Active()
-            active.task = asyncio.create_task(self._run(key, run, active, started), name=f"wasm {run.execution_id}")
-            active.task.add_done_callback(lambda _: self._active.pop(key))
-        assert active.task
+        if other := self._active.get(key):
+            return await self._join(other)
+        active = self._active[key] = _Active()
+        outcome = _cancelled()  # for those who wait along, if our caller is cancelled
         try:
-            return await asyncio.shield(active.task)
+            outcome = await self._run(key, run, active, started)
+            return outcome
+        finally:
+            active.done.set_result(outcome)
+            del self._active[key]
+
+    async def _join(self, other: _Active) -> Outcome:
+        try:
+            return await asyncio.shield(other.done)
         except asyncio.CancelledError:
-            self._cancel(active)
-            await asyncio.wait([active.task], timeout=KILL_LIMIT_S)
+            self._cancel(other)
             raise
 
     async def cancel(self, execution_id: str, grace_s: float) -> None:
@@ -137,9 +141,15 @@ class WasmEngine:
         read, problems = spec.read(run.task.engine.values if run.task.engine else {})
         if problems:
             raise SpecError("; ".join(problems), place="Engine.Params")
-        files = await modules.gather(read, run.inputs, self._server.load)
-        preopens, outputs = await asyncio.to_thread(_lay_out, run)
-        return _Plan(read, files, preopens, outputs)
+        while True:
+            made = await asyncio.to_thread(_plan, read, run, self._server.known)
+            if isinstance(made, _Plan):
+                return made
+            try:
+                await self._server.load(made.file)
+            except BacalhauError as error:
+                error.place = error.place or made.path
+                raise
 
     async def _run(self, key: _Key, run: RunRequest, active: _Active, started: Callable[[], None]) -> Outcome:
         began = time.time_ns()
@@ -156,8 +166,7 @@ class WasmEngine:
                 ended_at=time.time_ns(),
             )
         if active.cancelled:
-            ended_at = time.time_ns()
-            return Outcome(kind=OutcomeKind.CANCELLED, exit_code=_KILLED_CODE, started_at=ended_at, ended_at=ended_at)
+            return _cancelled()
         active.id = self._server.new_id()
         return _outcome(await self._server.run(self._request(active.id, run, plan), started))
 
@@ -181,13 +190,22 @@ class WasmEngine:
         )
 
 
-def _lay_out(run: RunRequest) -> tuple[tuple[Preopen, ...], tuple[str, ...]]:
-    outputs = run.outputs
-    layout = filesystem.plan(run.inputs, outputs, run.results_dir)
+def _plan(read: spec.WasmSpec, run: RunRequest, known: modules.Known) -> _Plan | modules.Missing:
+    """Find the modules and lay out the files: everything that blocks, in one go."""
+    files = modules.gather(read, run.inputs, known)
+    if isinstance(files, modules.Missing):
+        return files
+    layout = filesystem.plan(run.inputs, run.outputs, run.results_dir)
     try:
-        return filesystem.stage(layout, run.execution_dir / _ROOT), layout.outputs
+        preopens = filesystem.stage(layout, run.execution_dir / _ROOT)
     except OSError as error:
         raise NodeFailed(f"the run's files cannot be laid out: {error}") from error
+    return _Plan(read, files, preopens, layout.outputs)
+
+
+def _cancelled() -> Outcome:
+    now = time.time_ns()
+    return Outcome(kind=OutcomeKind.CANCELLED, exit_code=_KILLED_CODE, started_at=now, ended_at=now)
 
 
 def _outcome(ended: Ended) -> Outcome:

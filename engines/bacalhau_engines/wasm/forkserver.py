@@ -34,6 +34,7 @@ from bacalhau_protocol.errors import NodeFailed, SpecError
 
 START_LIMIT_S = 30.0
 STOP_LIMIT_S = 5.0
+KILL_LIMIT_S = 5.0  # until a killed run must be over
 RETRY_S = 1.0  # a server that could not start is not started again sooner
 INFOS_MAX = 4096  # modules whose imports and exports the daemon remembers
 _T = TypeVar("_T")
@@ -77,10 +78,12 @@ class ForkServer:
                 self._failed_why = f"the wasm fork server does not start: {error or 'it says nothing'}"
                 raise NodeFailed(self._failed_why, hint="see the daemon's standard error") from error
 
-    async def load(self, module: ModuleFile) -> ModuleInfo:
+    def known(self, digest: str) -> ModuleInfo | None:
+        """Return what is known of a module that has been loaded. May be called from any thread."""
+        return self._infos.get(digest)
+
+    async def load(self, module: ModuleFile) -> None:
         """Have a module compiled. Raises `SpecError` when it is bad, `NodeFailed` when the node could not do it."""
-        if info := self._infos.get(module.digest):
-            return info
         await self.start()
         assert self._link
         match await self._link.load(module):
@@ -88,7 +91,6 @@ class ForkServer:
                 if len(self._infos) >= INFOS_MAX:
                     self._infos.pop(next(iter(self._infos)))
                 self._infos[module.digest] = info
-                return info
             case NotLoaded(message=message, hint=hint, bad=bad):
                 raise SpecError(message, hint=hint) if bad else NodeFailed(message, hint=hint)
 
@@ -97,7 +99,10 @@ class ForkServer:
         return next(self._ids)
 
     async def run(self, run: Run, started: Callable[[], None]) -> Ended:
-        """Run to the end. `start` must have been awaited; a server that dies meanwhile ends the run in words."""
+        """Run to the end. `start` must have been awaited; a server that dies meanwhile ends the run in words.
+
+        When the caller is cancelled the run is killed, and is over when `CancelledError` passes on.
+        """
         assert self._link
         return await self._link.run(run, started)
 
@@ -202,7 +207,12 @@ class _Link(asyncio.Protocol):
         future: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
         self._runs[run.id] = future, started
         self.send(run)
-        return await future
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            self.send(Kill(id=run.id))
+            await asyncio.wait([future], timeout=KILL_LIMIT_S)
+            raise
 
     async def close(self) -> None:
         """Close our end, which ends the server; kill it if that does not help."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import difflib
 import functools
 import hashlib
@@ -10,7 +9,7 @@ import os
 import posixpath
 import stat
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -18,7 +17,7 @@ import msgspec
 from bacalhau_engines.wasm.filesystem import guest_path
 from bacalhau_engines.wasm.spec import WasmSpec
 from bacalhau_engines.wasm.wire import MODULES_PER_RUN_MAX, ModuleFile, ModuleInfo
-from bacalhau_protocol.errors import BacalhauError, InputFailed, SpecError
+from bacalhau_protocol.errors import InputFailed, SpecError
 from bacalhau_protocol.plugins import PreparedInput
 
 WASI = "wasi_snapshot_preview1"
@@ -28,11 +27,14 @@ _SETTLED_NS = 1_000_000_000  # a file changed later than this ago can change aga
 _SHOWN = 8  # names listed in a message
 _NEAR = 0.8  # how alike a name must be to be offered
 
-Load = Callable[[ModuleFile], Awaitable[ModuleInfo]]
+Known = Callable[[str], ModuleInfo | None]
+"""`known(digest)`: what is known of a compiled module; None when it has not been loaded yet."""
 
 
-async def gather(spec: WasmSpec, inputs: Sequence[PreparedInput], load: Load) -> tuple[ModuleFile, ...]:
-    """Return the modules in the order of instantiation, the entry module last, all compiled by `load`.
+def gather(spec: WasmSpec, inputs: Sequence[PreparedInput], known: Known) -> tuple[ModuleFile, ...] | Missing:
+    """Return the modules in the order of instantiation, the entry module last; or one that has to be loaded first.
+
+    Blocks: call it in a thread.
 
     Raises
     ------
@@ -41,52 +43,67 @@ async def gather(spec: WasmSpec, inputs: Sequence[PreparedInput], load: Load) ->
     InputFailed
         when its file cannot be read.
     """
-    graph = _Graph(inputs, load)
-    for path in spec.import_modules:
-        await graph.visit(path, f"ImportModules names {path!r}")
-    info = await graph.visit(spec.entry_module, f"EntryModule is {spec.entry_module!r}")
+    graph = _Graph(inputs, known)
+    try:
+        for path in spec.import_modules:
+            graph.visit(path, f"ImportModules names {path!r}")
+        info = graph.visit(spec.entry_module, f"EntryModule is {spec.entry_module!r}")
+    except _Unknown as unknown:
+        return unknown.missing
     _check_entry_point(spec, info)
     return graph.order()
+
+
+class Missing(msgspec.Struct, frozen=True):
+    """A module that must be loaded before the others can be found."""
+
+    file: ModuleFile
+    path: str  # the guest's
+
+
+class _Unknown(Exception):
+    def __init__(self, missing: Missing) -> None:
+        self.missing = missing
 
 
 class _Node(msgspec.Struct):
     file: ModuleFile
     names: list[str]
-    info: ModuleInfo | None = None  # None while what it imports is being visited
+    info: ModuleInfo
+    done: bool = False  # what it imports has been visited
 
 
 class _Graph:
-    def __init__(self, inputs: Sequence[PreparedInput], load: Load) -> None:
-        self._inputs, self._load = inputs, load
+    def __init__(self, inputs: Sequence[PreparedInput], known: Known) -> None:
+        self._inputs, self._known = inputs, known
         self._nodes: dict[str, _Node] = {}  # by digest
         self._order: list[_Node] = []
 
-    async def visit(self, path: str, why: str, name: str = "") -> ModuleInfo:
-        """Load a module and all that it needs; `name` is the import name that led here."""
-        file = await asyncio.to_thread(_module_file, path, self._inputs, why)
+    def visit(self, path: str, why: str, name: str = "") -> ModuleInfo:
+        """Add a module and all that it needs; `name` is the import name that led here."""
+        file = _module_file(path, self._inputs, why)
         node = self._nodes.get(file.digest)
         if node is None:
-            if len(self._nodes) >= MODULES_PER_RUN_MAX:
-                raise SpecError(f"the run needs more than {MODULES_PER_RUN_MAX} modules")
-            node = self._nodes[file.digest] = _Node(file, [])
-            info = await self._loaded(file, path)
-            for imported in info.imports:
+            node = self._new(file, path)
+            for imported in node.info.imports:
                 if imported != WASI:
-                    await self.visit(imported, f"module {path} imports from {imported!r}", imported)
-            node.info = info
+                    self.visit(imported, f"module {path} imports from {imported!r}", imported)
+            node.done = True
             self._order.append(node)
-        elif node.info is None:
+        elif not node.done:
             raise SpecError(f"modules import from each other in a circle: {why}")
         if name and name not in node.names:
             node.names.append(name)
-        return node.info or ModuleInfo()
+        return node.info
 
-    async def _loaded(self, file: ModuleFile, path: str) -> ModuleInfo:
-        try:
-            return await self._load(file)
-        except BacalhauError as error:
-            error.place = error.place or path
-            raise
+    def _new(self, file: ModuleFile, path: str) -> _Node:
+        if len(self._nodes) >= MODULES_PER_RUN_MAX:
+            raise SpecError(f"the run needs more than {MODULES_PER_RUN_MAX} modules")
+        info = self._known(file.digest)
+        if info is None:
+            raise _Unknown(Missing(file, path))
+        node = self._nodes[file.digest] = _Node(file, [], info)
+        return node
 
     def order(self) -> tuple[ModuleFile, ...]:
         return tuple(msgspec.structs.replace(node.file, names=tuple(node.names)) for node in self._order)
