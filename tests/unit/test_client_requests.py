@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -106,6 +107,19 @@ async def test_a_deadline_without_an_answer_says_so(fake: FakeOrchestrator) -> N
         await fake.client(timing=IMPATIENT).submit_job(a_job())
 
     assert len(fake.jobs) == 1
+
+
+async def test_a_clock_that_is_behind_does_not_matter(fake: FakeOrchestrator) -> None:
+    """Refused as too late, the client says its deadline again by the orchestrator's clock, now and later."""
+    client = fake.client()
+    hours_ahead = time.time_ns() + 5 * 3600 * 10**9
+    fake.refuse = [errors.TimedOut("the deadline had passed; nothing was done", now=hours_ahead)]
+
+    await client.submit_job(a_job())
+    await client.submit_job(a_job())
+
+    assert all(int(headers[m.DEADLINE]) > hours_ahead for _, _, headers in fake.requests)
+    assert len(fake.requests) == 2
 
 
 async def test_reads_after_a_write_ask_for_its_position(fake: FakeOrchestrator) -> None:

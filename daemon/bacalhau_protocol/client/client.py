@@ -70,6 +70,7 @@ class Client:
         self.on_retry = on_retry
         self.position = 0  # newest log position among the answers to our writes
         self.interruptions = 0  # how often the link has ended; the feed asks again when it grows
+        self._ahead_ns = 0  # how far the orchestrator's clock is ahead of ours, as far as it matters for deadlines
         self._open_bulk = open_bulk
         self._bulk: Bus | None = None
 
@@ -254,19 +255,40 @@ class Client:
                 f"this profile is read-only, {verb} was not sent", hint="choose another --profile, or unset read_only"
             )
         deadline_s = deadline_s or self.timing.write_s
-        headers = {
-            m.REQUEST_ID: request_id or uuid.uuid4().hex,
-            m.DEADLINE: str(time.time_ns() + int(deadline_s * 1e9)),
-        }
-        answered = await self._call(verb, request, answer, deadline_s, headers)
+        headers = {m.REQUEST_ID: request_id or uuid.uuid4().hex, m.DEADLINE: self._deadline(deadline_s)}
+
+        def on_failure(error: errors.BacalhauError) -> None:
+            # Nothing was done, because our clock is behind: say it again by the orchestrator's clock.
+            if (now := error.details.get("now", "")).isdecimal():
+                self._ahead_ns = int(now) - time.time_ns()
+                headers[m.DEADLINE] = self._deadline(deadline_s)
+
+        answered = await self._call(verb, request, answer, deadline_s, headers, on_failure=on_failure)
         self.position = max(self.position, answered.position)
         return answered.body
 
+    def _deadline(self, deadline_s: float) -> str:
+        return str(time.time_ns() + self._ahead_ns + int(deadline_s * 1e9))
+
     async def _call(
-        self, verb: str, request: m.Body, answer: type[A], deadline_s: float, headers: dict[str, str]
+        self,
+        verb: str,
+        request: m.Body,
+        answer: type[A],
+        deadline_s: float,
+        headers: dict[str, str],
+        *,
+        on_failure: Callable[[errors.BacalhauError], None] | None = None,
     ) -> Answer[A]:
         assert m.VERBS[verb].answer is answer, f"{verb} is answered by {m.VERBS[verb].answer.__name__}"
         subject = subjects.api(self.identity, *verb.split("."))
+
+        def failed(error: errors.BacalhauError, pause_s: float) -> None:
+            if on_failure is not None:
+                on_failure(error)
+            if self.on_retry is not None:
+                self.on_retry(error, pause_s)
+
         message = await repeat(
             lambda timeout_s: self.bus.request(
                 subject, msgspec.json.encode(request), timeout_s=timeout_s, headers=headers
@@ -274,7 +296,7 @@ class Client:
             verb,
             deadline_s,
             self.timing,
-            self.on_retry,
+            failed,
         )
         position = (message.headers or {}).get(m.LOG_POSITION, "")
         return Answer(decode(message.data, answer, verb), int(position) if position.isdecimal() else 0)

@@ -44,9 +44,9 @@ def repeated(context: Context, request: Request, kind: type[B]) -> B | None:
 
 
 def check_deadline(request: Request, now: int) -> None:
-    """Refuse what comes too late: whoever asked does not wait any more."""
+    """Refuse what comes too late: whoever asked does not wait any more. `now` lets a client see that clocks differ."""
     if request.deadline and now > request.deadline:
-        raise errors.TimedOut("the request's deadline had passed before it was decided; nothing was done")
+        raise errors.TimedOut("the request's deadline had passed before it was decided; nothing was done", now=now)
 
 
 # ── submit ────────────────────────────────────────────────────────────────────────────────────────────────────────
