@@ -78,6 +78,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+_AT_ONCE = Plan()
+
+
 def plan(values: Mapping[str, Any]) -> Plan:
     """Return what a run with these parameters does.
 
@@ -93,6 +96,8 @@ def plan(values: Mapping[str, Any]) -> Plan:
 
 
 def _plan(values: Mapping[str, Any]) -> tuple[Plan, list[str]]:
+    if not values:
+        return _AT_ONCE, []
     found, problems = _named(values)
     reader = _Reader(found, problems)
     message = reader.text("Fail")

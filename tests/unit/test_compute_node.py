@@ -306,3 +306,36 @@ async def test_a_task_without_a_task_list_does_not_hurt(pair: Pair) -> None:
     bare = Task(name="main", engine=SpecConfig(type="noop"), env=None, input_sources=None, result_paths=None)
     job = msgspec.structs.replace(made.job, tasks=(bare,), meta=None, labels=None, constraints=None)
     assert isinstance(await orchestrator.run(msgspec.structs.replace(made, job=job)), ncl.RunResult)
+
+
+async def test_a_stream_over_its_limit_ends_the_run(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when its engine does not look: the disk is the node's."""
+    monkeypatch.setattr(layout, "STREAM_BYTES_MAX", 1000)
+    monkeypatch.setattr(runner, "GUARD_S", 0.05)
+    site, orchestrator = pair
+    report = await orchestrator.run(noop(OutputBytes=5000, DelayMs=60_000))
+    assert isinstance(report, ncl.ComputeError)
+    assert report.events
+    assert report.events[0].message == "stdout is larger than 1000 bytes"
+    assert (site.root / "e-1/results/stdout").stat().st_size == 1000
+
+
+async def test_an_engine_that_does_not_let_go_is_left(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a while the cancelled execution is over, whatever its engine does."""
+    monkeypatch.setattr(runner, "CANCEL_REPEAT_S", 0.01)
+    monkeypatch.setattr(runner, "CANCEL_GIVE_UP_S", 0.1)
+    site, orchestrator = pair
+    engine = site.plugins.engines.members["noop"]
+    told: list[str] = []
+
+    async def deaf(execution_id: str, grace_s: float) -> None:
+        told.append(execution_id)
+
+    monkeypatch.setattr(engine, "cancel", deaf)
+    await orchestrator.say(ncl.ask_for_bid(noop(1, DelayMs=60_000)))
+    await orchestrator.report("e-1")
+    await orchestrator.say(ncl.BidAccepted(execution_id="e-1"))
+    await wait_until(lambda: site.node.runner and len(site.node.runner))
+    await orchestrator.say(ncl.CancelExecution(execution_id="e-1"))
+    await wait_until(lambda: not site.node.machine.state.runs)
+    assert len(told) > 1, "it is told again and again"

@@ -257,7 +257,7 @@ class Runner:
             run.task.cancel()
 
     async def _finish(self, ability: Ability, request: RunRequest, record: layout.OutcomeRecord) -> layout.Ending:
-        if ability.in_process and not request.execution_dir.is_dir():
+        if ability.in_process and layout.is_absent(request.execution_dir):
             return layout.bare_ending(record)
         return await asyncio.to_thread(layout.finish, request.execution_dir, record)
 

@@ -256,7 +256,7 @@ class Compute:
                 case CommandReceived():
                     self._command(output, now)
                 case DeliveryConfirmed(tag=int(seq)):
-                    self._put(Settled(seq), now)
+                    self._confirmed(seq, now)
                 case DeliveryRefused(tag=int(seq), reason=reason):
                     self._note("report.refused", reason, warning=True)
                     self._put(Settled(seq, reason), now)
@@ -275,6 +275,12 @@ class Compute:
                     self._note("message.ignored", output.words)
                 case _:
                     raise AssertionError(f"{output} is not for a compute node")
+
+    def _confirmed(self, seq: int, now: int) -> None:
+        """Forget a report that is stored. A bid needs no record of that: what is done with it will say so."""
+        report = self.state.reports.get(seq)
+        if report is not None and report.kind != "bid":
+            self._put(Settled(seq), now)
 
     def _opened(self, opened: SessionOpened, now: int) -> None:
         self._open_since = now
@@ -299,10 +305,11 @@ class Compute:
 
     def _worth_measuring(self, command: ncl.AskForBid) -> bool:
         execution = command.execution
-        if execution is None or not isinstance(execution.job, Job) or compute_bid.unreadable(execution):
+        if execution is None or not isinstance(execution.job, Job) or not execution.job.tasks:
             return False
-        known = execution.id in self.state.runs or execution.id in self.state.finished
-        return not known and bool(compute_bid.inputs(execution.job.task))
+        if not compute_bid.inputs(execution.job.task) or compute_bid.unreadable(execution):
+            return False
+        return execution.id not in self.state.runs and execution.id not in self.state.finished
 
     def _tell(self, n: int) -> None:
         """Send the report of event `n` if it is stored, still owed, and there is a session."""

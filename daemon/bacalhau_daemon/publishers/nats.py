@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
-from bacalhau_daemon.compute import manifest
+from bacalhau_daemon.compute import layout, manifest
 from bacalhau_daemon.storage import params
 from bacalhau_protocol.errors import NodeFailed
 from bacalhau_protocol.models.job import SpecConfig
@@ -32,7 +32,7 @@ class NatsPublisher:
     async def publish(self, run: RunRequest, progress: Progress) -> Published:
         """List and hash the results."""
         result = SpecConfig(type="nats", params={"NodeID": self._node_id, "ExecutionID": run.execution_id})
-        if not run.results_dir.is_dir():
+        if layout.is_absent(run.execution_dir):
             return Published(result=result)
         try:
             entries = await asyncio.to_thread(manifest.build, run.results_dir, progress)
