@@ -32,6 +32,7 @@ _no_template = click.option("--no-template", is_flag=True, help="Leave {{…}} i
 @click.option("--timeout", type=duration_s, default="0", metavar="TIME", help="Wait at most so long, for instance 10m.")
 @click.option("--dry-run", is_flag=True, help="Print the job as it would be stored; change nothing.")
 @click.option("--force", is_flag=True, help="Make a new version also when nothing changed.")
+@click.option("--request-id", default="", metavar="ID", help="Sent again with the same id within a day: one job.")
 def run(
     context: Context,
     *,
@@ -45,6 +46,7 @@ def run(
     timeout: float,
     dry_run: bool,
     force: bool,
+    request_id: str,
 ) -> int:
     """Submit a job (YAML or JSON) and print its id."""
     if namespace:
@@ -53,7 +55,7 @@ def run(
     _say_warnings(context, parsed)
 
     async def submit(client: Client) -> int:
-        submitted = await client.submit_job(parsed.job, force=force, dry_run=dry_run)
+        submitted = await client.submit_job(parsed.job, force=force, dry_run=dry_run, request_id=request_id)
         for warning in submitted.warnings:
             context.out.say(f"warning: {warning}")
         if dry_run:

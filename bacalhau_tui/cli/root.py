@@ -19,7 +19,7 @@ INTERRUPTED, BROKEN_PIPE = 130, 141
 _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _PACKAGE = "bacalhau_tui.cli"
 
-_EPILOG = """\b
+EPILOG = """\b
 Exit codes:
   0    done; a job that was waited for completed, each of its programs with 0
   1    the job, its input or its node failed
@@ -32,6 +32,7 @@ Exit codes:
   8    a bug of ours
   10   the job was stopped
   130  interrupted (^C); a job goes on, a download can be taken up
+  141  whoever read stdout has gone
 
 After `job run --wait`, `job run --follow` and `job logs -f` the exit code is the job's: that of the first program
 (by partition) that did not end with 0.
@@ -89,7 +90,7 @@ profile = _group(
     },
     invoke_without_command=True,
     context_settings=_HELP,
-    epilog=_EPILOG,
+    epilog=EPILOG,
 )
 @global_options
 @click.pass_context

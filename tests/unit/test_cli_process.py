@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from bacalhau_tui.cli.root import EPILOG
+
+ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = [sys.executable, "-c", "from bacalhau_tui.cli import main; main()"]
 
 
@@ -90,3 +94,11 @@ def test_a_terminal_without_unicode_still_shows_something(tmp_path: Path) -> Non
 
     assert done.returncode == 0
     assert b"gr" in done.stdout
+
+
+def test_the_documented_exit_codes_are_those_of_help() -> None:
+    """`docs/commands.md` and `--help` list the same codes."""
+    documented = re.findall(r"^\| (\d+) \|", (ROOT / "docs/commands.md").read_text(), re.MULTILINE)
+    helped = re.findall(r"^  (\d+) +\w", EPILOG, re.MULTILINE)
+
+    assert sorted(documented) == sorted(helped)
