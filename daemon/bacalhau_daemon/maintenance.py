@@ -10,7 +10,8 @@ from bacalhau_daemon.files import write_private
 from bacalhau_daemon.log import backup as backups
 from bacalhau_daemon.log.lock import DataLock
 from bacalhau_daemon.orchestrator import keys, loading
-from bacalhau_daemon.query.store import QueryStore
+from bacalhau_daemon.query import restart
+from bacalhau_daemon.query.store import remove
 from bacalhau_protocol import errors
 
 
@@ -32,8 +33,7 @@ def restore(data_dir: Path, file: Path) -> str:
         manifest = backups.restore(file, path)
         if keys.FILE_NAME in manifest.header.attachments:
             write_private(path.parent / keys.FILE_NAME, manifest.header.attachments[keys.FILE_NAME])
-        for each in loading.query_files(data_dir):
-            each.unlink(missing_ok=True)
+        remove(loading.query_path(data_dir))
     finally:
         lock.release()
     return (
@@ -61,19 +61,13 @@ def rebuild(data_dir: Path) -> str:
         started = time.monotonic()
         reader = backups.open_reader(loading.log_path(data_dir))
         try:
-            tip = reader.check()
-            for each in loading.query_files(data_dir):
-                each.unlink(missing_ok=True)
-            store = QueryStore(loading.query_path(data_dir))
-            try:
-                loading.catch_up(store, reader, tip)
-            finally:
-                store.close()
+            reader.check()
+            chain = restart.rebuild(loading.query_path(data_dir), reader)
         finally:
             reader.close()
     finally:
         lock.release()
-    return f"{tip.event} events in {tip.n} records read in {time.monotonic() - started:.1f} s"
+    return f"{chain.event} events in {chain.n} records read in {time.monotonic() - started:.1f} s"
 
 
 def _exclusive(data_dir: Path) -> DataLock:

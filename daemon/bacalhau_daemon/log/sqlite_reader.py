@@ -114,7 +114,7 @@ class SqliteReader:
         try:
             self._check()
             return self._verify_recent(limit_bytes)
-        except (sqlite3.Error, msgspec.MsgspecError, ValueError) as error:
+        except (sqlite3.Error, ValueError) as error:
             raise self._damaged(error, "file") from error
 
     def _check(self) -> None:

@@ -38,7 +38,8 @@ from bacalhau_daemon.log.space import measure
 from bacalhau_daemon.log.sqlite_reader import SqliteReader
 from bacalhau_daemon.orchestrator.appender import Appender
 from bacalhau_daemon.orchestrator.kept_logs import KeptLogs
-from bacalhau_daemon.orchestrator.loading import fold_tail, restored_from
+from bacalhau_daemon.orchestrator.loading import fold_tail
+from bacalhau_daemon.query.restart import restore
 from bacalhau_daemon.query.service import Query
 from bacalhau_protocol import errors
 from bacalhau_protocol.api.messages import Body
@@ -136,7 +137,8 @@ class Driver:
             return
         machine, now = self.machine, time.time_ns()
         try:
-            if machine.next_tick() <= now:
+            due = machine.next_tick()
+            if due is not None and due <= now:
                 machine.tick(now)
             for action in machine.actions(now):
                 self._carry_out(action)
@@ -155,8 +157,9 @@ class Driver:
     def _arm(self, now: int) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        wait_s = (self.machine.next_tick() - now) / 1_000_000_000
-        self._timer = self._loop.call_later(min(max(wait_s, 0.0), LATEST_S), self.wake)
+        due = self.machine.next_tick()
+        if due is not None:
+            self._timer = self._loop.call_later(min(max((due - now) / 1e9, 0.0), LATEST_S), self.wake)
 
     def _carry_out(self, action: Action) -> None:
         match action:
@@ -220,7 +223,7 @@ class Driver:
     async def _reload(self, reason: str) -> None:
         log.warning("state.reloading", reason=reason)
         loaded = await self._query.load()
-        restored = await asyncio.to_thread(_fold_rest, restored_from(loaded), self._log_path)
+        restored = await asyncio.to_thread(_fold_rest, restore(loaded), self._log_path)
         self.machine.reloaded(restored)
         self.wake()
 

@@ -12,15 +12,11 @@ import structlog
 
 from bacalhau_daemon.core.projection import Restored
 from bacalhau_daemon.log.base import LogReader
-from bacalhau_daemon.log.records import Chain, LogDamaged
 from bacalhau_daemon.log.sqlite import SqliteLog
-from bacalhau_daemon.log.sqlite_reader import SqliteReader
-from bacalhau_daemon.query.reader import Loaded, QueryReader
+from bacalhau_daemon.query.restart import catch_up
 from bacalhau_daemon.query.store import QueryStore
 
-RECORDS_PER_TRANSACTION = 256
 SAY_EVERY_S = 2.0
-REBUILD = "bacalhau-daemon rebuild makes the query side anew from the log"
 
 log = structlog.get_logger(__name__)
 
@@ -35,10 +31,17 @@ def query_path(data_dir: Path) -> Path:
     return data_dir / "orchestrator" / "query.db"
 
 
-def query_files(data_dir: Path) -> list[Path]:
-    """Return all files of the query side."""
-    path = query_path(data_dir)
-    return [path.with_name(path.name + end) for end in ("", "-wal", "-shm")]
+class _Progress:
+    """Says now and then how far catching up has got, when it takes long."""
+
+    def __init__(self, end: int) -> None:
+        self._end = end
+        self._said = time.monotonic()
+
+    def __call__(self, record: int) -> None:
+        if time.monotonic() - self._said > SAY_EVERY_S:
+            self._said = time.monotonic()
+            log.info("query_side.catching_up", record=record, of=self._end)
 
 
 class Opened:
@@ -51,7 +54,7 @@ class Opened:
         try:
             self.store = QueryStore(query_path(data_dir))
             try:
-                self.restored = catch_up(self.store, self.log, self.log.tip)
+                self.restored = catch_up(self.store, self.log, progress=_Progress(self.log.tip.n))
             except BaseException:
                 self.store.close()
                 raise
@@ -60,68 +63,8 @@ class Opened:
             raise
 
 
-def catch_up(store: QueryStore, records: SqliteReader, tip: Chain) -> Restored:
-    """Bring the query side up to the log's end; return the state there."""
-    _check_together(store.chain, records, tip)
-    reader = QueryReader(store.path, records)
-    try:
-        restored = restored_from(reader.load())
-    finally:
-        reader.close()
-    said, first = time.monotonic(), store.chain.n
-    batch = []
-    for n, data in records.read(first + 1):
-        batch.append(restored.add(data))
-        if len(batch) >= RECORDS_PER_TRANSACTION:
-            store.apply(batch)
-            batch = []
-        if time.monotonic() - said > SAY_EVERY_S:
-            said = time.monotonic()
-            log.info("query_side.catching_up", record=n, of=tip.n)
-    store.apply(batch)
-    return restored
-
-
-def restored_from(loaded: Loaded) -> Restored:
-    """Return the state that the query side holds."""
-    return Restored(
-        chain=loaded.chain,
-        cluster=loaded.cluster,
-        jobs=loaded.jobs,
-        executions=loaded.executions,
-        nodes=loaded.nodes,
-        credentials=loaded.credentials,
-    )
-
-
 def fold_tail(restored: Restored, records: LogReader) -> Restored:
     """Fold what the log has beyond a state; the rows are somebody else's."""
     for _, data in records.read(restored.chain.n + 1):
         restored.add(data)
     return restored
-
-
-def _check_together(rows: Chain, records: SqliteReader, tip: Chain) -> None:
-    """Refuse to lead with a query side that knows another log. It is a copy: it can be made again."""
-    place = str(records.path)
-    if rows.n > tip.n:
-        raise LogDamaged(
-            f"the log ends at record {tip.n}, but the query side has seen record {rows.n}: its tail was lost, "
-            "or another log was put in its place",
-            place=place,
-            hint=f"restore a backup; if this log is the right one, {REBUILD}",
-        )
-    if rows.n < records.origin.n:
-        if rows.n == 0 and records.origin.n == 0:
-            return
-        raise LogDamaged(
-            f"the log begins after record {records.origin.n}, and the query side has only seen record {rows.n}",
-            place=place,
-            hint="restore a backup",
-        )
-    if rows.n and records.chain_at(rows.n).hash != rows.hash:
-        raise LogDamaged(
-            f"record {rows.n} of the log is not the one that the query side has seen",
-            place=place,
-            hint=f"restore a backup; if this log is the right one, {REBUILD}",
-        )

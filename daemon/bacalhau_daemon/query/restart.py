@@ -15,8 +15,6 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
-
 from bacalhau_daemon.core.actions import Project
 from bacalhau_daemon.core.projection import Restored
 from bacalhau_daemon.log.base import LogReader
@@ -60,7 +58,7 @@ def _load(store: QueryStore, log: LogReader) -> Restored:
     reader = QueryReader(store.path, log)
     try:
         return restore(reader.load())
-    except (sqlite3.DatabaseError, msgspec.MsgspecError, ValueError) as error:
+    except (sqlite3.DatabaseError, ValueError) as error:
         hint = "`bacalhau-daemon rebuild` makes it anew from the log"
         raise LogDamaged(f"the query side cannot be read: {error}", place=str(store.path), hint=hint) from error
     finally:

@@ -126,7 +126,7 @@ def _open(path: Path) -> tuple[sqlite3.Connection, Chain]:
         except sqlite3.Error as error:
             if error.sqlite_errorcode & 0xFF not in _UNUSABLE:
                 raise
-        except (KeyError, ValueError, msgspec.MsgspecError):
+        except (KeyError, ValueError):
             pass  # of another format
     remove(path)
     database = connect(path)
