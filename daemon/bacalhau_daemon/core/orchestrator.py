@@ -152,16 +152,16 @@ class Orchestrator:
         for item in self.context.timers.due(now):
             self._loop.wake(item)
 
-    def next_tick(self) -> int:
-        """Return when `tick` and `actions` are next worth calling (ns since the epoch)."""
+    def next_tick(self) -> int | None:
+        """Return when `tick` and `actions` are next worth calling (ns since the epoch); None: not before an input."""
         dues = (
             self.link.sessions.next_tick(),
             self.context.timers.next(),
             self.feed.next_flush(),
             self._loop.next_run() or None,
-            self.feed.next_tick(),
+            self.feed.next_tick() if self.leading else None,
         )
-        return min(due for due in dues if due is not None)
+        return min((due for due in dues if due is not None), default=None)
 
     def settled(self, outcome: Outcome, now: int) -> None:
         """Take the outcome of the append in flight."""

@@ -1,0 +1,127 @@
+"""A bus in virtual time that delays, drops, repeats and reorders; links can be cut. Subjects work as in NATS."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import msgspec
+
+from bacalhau_protocol.transport.base import Message
+from tests.sim.clock import MILLI, Clock
+
+Receive = Callable[[Message], None]
+NO_RESPONDERS = {"Status": "503"}
+
+
+class Weather(msgspec.Struct, frozen=True, kw_only=True):
+    """How bad the line is: probabilities per message, and times."""
+
+    drop: float = 0.0
+    repeat: float = 0.0
+    slow: float = 0.0
+    delay_ns: int = MILLI // 2
+    jitter_ns: int = MILLI
+    slow_ns: int = 2_000 * MILLI
+
+
+FAIR = Weather()
+STORM = Weather(drop=0.05, repeat=0.05, slow=0.03)
+
+
+class Endpoint:
+    """One connection: what it has subscribed to, and whether its link is up."""
+
+    def __init__(self, name: str, receive: Receive) -> None:
+        self.name = name
+        self.receive = receive
+        self.up = True
+
+
+class Bus:
+    """All connections of a cluster."""
+
+    def __init__(self, clock: Clock, rng: random.Random) -> None:
+        self.clock, self.rng = clock, rng
+        self.weather = FAIR
+        self.delivered = self.dropped = 0
+        self._exact: dict[str, list[Endpoint]] = {}
+        self._patterns: list[tuple[list[str], Endpoint]] = []
+        self._routes: dict[str, list[Endpoint]] = {}
+
+    def subscribe(self, endpoint: Endpoint, *subjects: str) -> None:
+        """Subscribe; `*` and `>` as in NATS."""
+        for subject in subjects:
+            tokens = subject.split(".")
+            if tokens[-1] in ("*", ">") and not {"*", ">"} & set(tokens[:-1]):
+                self._exact.setdefault(subject, []).append(endpoint)
+            elif "*" in tokens or ">" in tokens:
+                self._patterns.append((tokens, endpoint))
+            else:
+                self._exact.setdefault(subject, []).append(endpoint)
+        self._routes.clear()
+
+    def remove(self, endpoint: Endpoint) -> None:
+        """Close a connection."""
+        for subject, endpoints in list(self._exact.items()):
+            if endpoint in endpoints:
+                endpoints.remove(endpoint)
+                if not endpoints:
+                    del self._exact[subject]
+        self._patterns = [(tokens, other) for tokens, other in self._patterns if other is not endpoint]
+        self._routes.clear()
+
+    def publish(self, sender: Endpoint, message: Message) -> None:
+        """Send; nothing is kept while the sender's link is down."""
+        if not sender.up:
+            self.dropped += 1
+            return
+        found = [endpoint for endpoint in self._route(message.subject) if endpoint.up]
+        if not found:
+            if message.reply:
+                self._deliver(sender, Message(message.reply, b"", "", NO_RESPONDERS))
+            return
+        for endpoint in found:
+            self._deliver(endpoint, message)
+
+    def _deliver(self, endpoint: Endpoint, message: Message) -> None:
+        weather, draw = self.weather, self.rng.random
+        if weather.drop and draw() < weather.drop:
+            self.dropped += 1
+            return
+        copies = 2 if weather.repeat and draw() < weather.repeat else 1
+        for _ in range(copies):
+            wait = weather.delay_ns + int(draw() * weather.jitter_ns)
+            if weather.slow and draw() < weather.slow:
+                wait += int(draw() * weather.slow_ns)
+            self.clock.after(wait, lambda: self._arrive(endpoint, message))
+
+    def _arrive(self, endpoint: Endpoint, message: Message) -> None:
+        if endpoint.up:
+            self.delivered += 1
+            endpoint.receive(message)
+        else:
+            self.dropped += 1
+
+    def _route(self, subject: str) -> list[Endpoint]:
+        found = self._routes.get(subject)
+        if found is None:
+            head = subject.rpartition(".")[0]
+            found = [*self._exact.get(subject, ()), *self._exact.get(f"{head}.*", ())]
+            tokens = subject.split(".")
+            while head:
+                found += self._exact.get(f"{head}.>", ())
+                head = head.rpartition(".")[0]
+            found += [endpoint for pattern, endpoint in self._patterns if _matches(pattern, tokens)]
+            if not subject.startswith("_"):  # inboxes are used once
+                self._routes[subject] = found
+        return found
+
+
+def _matches(pattern: list[str], tokens: list[str]) -> bool:
+    for at, part in enumerate(pattern):
+        if part == ">":
+            return len(tokens) > at
+        if at >= len(tokens) or part not in ("*", tokens[at]):
+            return False
+    return len(pattern) == len(tokens)

@@ -1,0 +1,40 @@
+"""Virtual time: a heap of what happens when. The only source of time and order in a simulated cluster."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+
+SECOND = 1_000_000_000
+MILLI = 1_000_000
+START = 1_800_000_000 * SECOND  # a fixed moment, so that runs can be compared
+
+
+class Clock:
+    """`at` plans, `run` lets time pass. Things of the same moment happen in the order in which they were planned."""
+
+    def __init__(self) -> None:
+        self.now = START
+        self.steps = 0
+        self._heap: list[tuple[int, int, Callable[[], None]]] = []
+        self._planned = 0
+
+    def at(self, when: int, do: Callable[[], None]) -> None:
+        """Plan something for a moment; a moment that has passed means now."""
+        self._planned += 1
+        heapq.heappush(self._heap, (max(when, self.now), self._planned, do))
+
+    def after(self, wait: int, do: Callable[[], None]) -> None:
+        """Plan something for later."""
+        self.at(self.now + wait, do)
+
+    def run(self, until: int, stop: Callable[[], bool] | None = None) -> None:
+        """Let time pass up to a moment, or until `stop` says so (asked after every step)."""
+        heap = self._heap
+        while heap and heap[0][0] <= until:
+            self.now, _, do = heapq.heappop(heap)
+            do()
+            self.steps += 1
+            if stop is not None and stop():
+                return
+        self.now = max(self.now, until)
