@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from bacalhau_daemon.compute.serving import Serving
 from bacalhau_daemon.core.compute import Compute
 from bacalhau_daemon.core.compute_bid import Offer
 from bacalhau_daemon.log.memory import MemoryLog
+from bacalhau_daemon.testing import wait_until
 from bacalhau_protocol import errors
 from bacalhau_protocol.api import messages as m
 from bacalhau_protocol.api import subjects
@@ -35,15 +36,6 @@ from tests.builders_compute import CAPACITY, INFO, NODE
 
 SEED = b"s" * 32
 USER = "alice"
-
-
-async def wait_until(condition: Callable[[], Any], *, timeout_s: float = 20.0, what: str = "") -> Any:
-    """Wait until a condition gives something true and return that; else say what was waited for."""
-    deadline = time.monotonic() + timeout_s
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what or condition}"
-        await asyncio.sleep(0.003)
-    return found
 
 
 class Orchestrator:

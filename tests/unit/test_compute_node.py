@@ -11,11 +11,12 @@ import msgspec
 import pytest
 
 from bacalhau_daemon.compute import layout, runner
+from bacalhau_daemon.testing import wait_until
 from bacalhau_protocol.models.execution import Execution
 from bacalhau_protocol.models.job import InputSource, Job, ResultPath, SpecConfig, Task, TimeoutConfig
 from bacalhau_protocol.ncl import messages as ncl
 from tests.builders_compute import execution
-from tests.builders_node import Orchestrator, Site, cluster, wait_until
+from tests.builders_node import Orchestrator, Site, cluster
 
 Pair = tuple[Site, Orchestrator]
 

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from bacalhau_daemon.compute import serving
+from bacalhau_daemon.testing import wait_until
 from bacalhau_protocol import errors
 from bacalhau_protocol.api import messages as m
 from bacalhau_protocol.models.job import Job, ResultPath
@@ -20,7 +21,7 @@ from bacalhau_protocol.ncl import messages as ncl
 from bacalhau_protocol.ncl.logstream import LogClosed, LogConsumer, LogLine
 from bacalhau_protocol.transport.base import Message
 from tests.builders_compute import NODE, execution
-from tests.builders_node import Orchestrator, Site, cluster, wait_until
+from tests.builders_node import Orchestrator, Site, cluster
 
 Pair = tuple[Site, Orchestrator]
 B = TypeVar("B", bound=m.Body)

@@ -16,17 +16,9 @@ from collections.abc import Callable, Iterable
 
 from msgspec import structs
 
+from bacalhau_daemon.core import compute_actions as act
 from bacalhau_daemon.core import compute_bid, compute_reports
-from bacalhau_daemon.core.compute_actions import (
-    Action,
-    CancelRun,
-    Left,
-    MeasureInputs,
-    Note,
-    SayHello,
-    StartRun,
-    Trim,
-)
+from bacalhau_daemon.core.compute_actions import Action
 from bacalhau_daemon.core.compute_bid import Measured, Offer
 from bacalhau_daemon.core.compute_events import (
     CODEC,
@@ -267,7 +259,7 @@ class Compute:
                     self._note("session.lost", output.reason, warning=True)
                 case SessionClosed():
                     self._open_since = None
-                    self._out.append(Left())
+                    self._out.append(act.Left())
                 case Malformed():
                     self._note("command.malformed", f"{output.type or 'message'}: {output.words}", warning=True)
                     self._put(Misread(output.execution_id, output.job_id, output.job_type, output.words), now)
@@ -286,7 +278,7 @@ class Compute:
         self._open_since = now
         self._note("session.opened", opened.reason)
         runs = self.state.runs
-        self._out.append(SayHello(tuple(runs), tuple(id_ for id_ in self.state.report_of if id_ not in runs)))
+        self._out.append(act.SayHello(tuple(runs), tuple(id_ for id_ in self.state.report_of if id_ not in runs)))
         for n in list(self.state.reports):
             self._tell(n)
 
@@ -299,7 +291,7 @@ class Compute:
                 return
             if execution is not None and self._worth_measuring(received.command):
                 self._measuring[execution.id] = ordered
-                self._out.append(MeasureInputs(execution))
+                self._out.append(act.MeasureInputs(execution))
                 return
         self._put(ordered, now)
 
@@ -370,10 +362,10 @@ class Compute:
                     self._start(run.id, resumed=True)
                 for run in self.state.stages(Stage.CANCELLING):
                     self._begun[run.id] = run.attempt
-                    self._out.append(CancelRun(run.id, run.attempt))
+                    self._out.append(act.CancelRun(run.id, run.attempt))
             case JournalSnapshot():
                 self._journal_bytes, self._snapshot_bytes = 0, size_bytes
-                self._out.append(Trim(record))
+                self._out.append(act.Trim(record))
 
     def _start(self, id_: str, *, resumed: bool = False) -> None:
         run = self.state.runs.get(id_)
@@ -387,16 +379,16 @@ class Compute:
         if run is None or run.stage is not Stage.CANCELLING:
             return
         if id_ in self._begun:
-            self._out.append(CancelRun(id_, run.attempt))
+            self._out.append(act.CancelRun(id_, run.attempt))
         else:  # approved and cancelled in one breath: the shell never heard of it
             self._put(RunEnded(id=id_, attempt=run.attempt, cancelled=True), self._now)
 
     def _note(self, event: str, words: str, *, warning: bool = False) -> None:
-        self._out.append(Note(event, words, warning))
+        self._out.append(act.Note(event, words, warning))
 
 
-def _start_run(run: Run, *, keep_results: bool, resumed: bool) -> StartRun:
-    return StartRun(
+def _start_run(run: Run, *, keep_results: bool, resumed: bool) -> act.StartRun:
+    return act.StartRun(
         execution=run.execution,
         resources=run.resources,
         attempt=run.attempt,
