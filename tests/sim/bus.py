@@ -1,4 +1,7 @@
-"""A bus in virtual time that delays, drops, repeats and reorders; links can be cut. Subjects work as in NATS."""
+"""A bus in virtual time that delays, drops, repeats and reorders; links can be cut. Subjects work as in NATS.
+
+As in NATS, what one connection sends reaches another in order; only a message that bad weather makes slow is overtaken.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +39,7 @@ class Endpoint:
         self.name = name
         self.receive = receive
         self.up = True
+        self.newest: dict[str, int] = {}  # by sender: when the last message in order arrives
 
 
 class Bus:
@@ -79,22 +83,24 @@ class Bus:
         found = [endpoint for endpoint in self._route(message.subject) if endpoint.up]
         if not found:
             if message.reply:
-                self._deliver(sender, Message(message.reply, b"", "", NO_RESPONDERS))
+                self._deliver("", sender, Message(message.reply, b"", "", NO_RESPONDERS))
             return
         for endpoint in found:
-            self._deliver(endpoint, message)
+            self._deliver(sender.name, endpoint, message)
 
-    def _deliver(self, endpoint: Endpoint, message: Message) -> None:
+    def _deliver(self, sender: str, endpoint: Endpoint, message: Message) -> None:
         weather, draw = self.weather, self.rng.random
         if weather.drop and draw() < weather.drop:
             self.dropped += 1
             return
         copies = 2 if weather.repeat and draw() < weather.repeat else 1
         for _ in range(copies):
-            wait = weather.delay_ns + int(draw() * weather.jitter_ns)
+            at = self.clock.now + weather.delay_ns + int(draw() * weather.jitter_ns)
             if weather.slow and draw() < weather.slow:
-                wait += int(draw() * weather.slow_ns)
-            self.clock.after(wait, lambda: self._arrive(endpoint, message))
+                at += int(draw() * weather.slow_ns)
+            else:
+                at = endpoint.newest[sender] = max(at, endpoint.newest.get(sender, 0))
+            self.clock.at(at, lambda: self._arrive(endpoint, message))
 
     def _arrive(self, endpoint: Endpoint, message: Message) -> None:
         if endpoint.up:
