@@ -147,6 +147,8 @@ def test_places_in_the_guest_are_taken_once(tmp_path: Path) -> None:
         ([directory], [output], "output data and input /data both want /data"),
         ([local_input(tmp_path, "/")], [], "root"),
         ([directory, file], [], "input /data/f would be hidden below input /data"),
+        ([local_input(tmp_path / "f", "/a"), local_input(tmp_path, "/a/b")], [], "input /a/b would lie below a file"),
+        ([local_input(tmp_path, "/a\0b")], [], "NUL"),
         ([], [ResultPath(name="../up", path="/x")], "cannot be called"),
     ):
         with pytest.raises(SpecError) as caught:
@@ -167,6 +169,13 @@ async def test_run_without_prepare_says_the_same(tmp_path: Path) -> None:
     assert good.exit_code == 3
     assert (bad.kind, bad.exit_code) == (OutcomeKind.COULD_NOT_RUN, -1)
     assert "no input has that target" in bad.message
+
+
+async def test_variables_that_cannot_be_passed_on_are_refused(tmp_path: Path) -> None:
+    """A NUL would cut the value off silently."""
+    async with wasm_engine(tmp_path) as engine:
+        with pytest.raises(SpecError, match="'MODE'"):
+            await play(engine, tmp_path, puppet(), env={"MODE": "a\0b"})
 
 
 def test_settings_are_checked(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import signal
 import subprocess
@@ -10,13 +11,25 @@ import sys
 import textwrap
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
 from bacalhau_engines.testing import Started, perform, run_request
+from bacalhau_engines.wasm.engine import PLANS_MAX
 from bacalhau_protocol.errors import NodeFailed
 from bacalhau_protocol.plugins import OutcomeKind, RunRequest
-from tests.builders_wasm import ROOT, fork_server, module, play, puppet, wait_until, wasm_engine, wat
+from tests.builders_wasm import (
+    ROOT,
+    fork_server,
+    many_functions,
+    module,
+    play,
+    puppet,
+    wait_until,
+    wasm_engine,
+    wat,
+)
 
 
 async def test_a_hundred_runs_at_once(tmp_path: Path) -> None:
@@ -71,8 +84,6 @@ async def test_it_is_started_again_after_it_died(tmp_path: Path) -> None:
 
 async def test_a_compilation_in_flight_is_told_as_well(tmp_path: Path) -> None:
     """`prepare` raises `NodeFailed`: another node, or a later time, may do better."""
-    from tests.builders_wasm import many_functions  # noqa: PLC0415
-
     async with wasm_engine(tmp_path) as engine:
         server = await fork_server(engine)
         program = module(many_functions(tmp_path, 300_000))
@@ -155,10 +166,6 @@ async def test_damaged_code_is_never_run(tmp_path: Path, damage: str) -> None:
 
 async def test_code_of_another_machine_is_compiled_again(tmp_path: Path) -> None:
     """wasmtime refuses it when it is loaded; the run does not see any of that."""
-    import hashlib  # noqa: PLC0415
-
-    import msgspec  # noqa: PLC0415
-
     path = wat(tmp_path, '(module (func (export "_start")))')
     async with wasm_engine(tmp_path) as engine:
         await play(engine, tmp_path, module(path))
@@ -209,14 +216,12 @@ async def test_cancel_before_it_has_begun_is_not_lost(tmp_path: Path) -> None:
 
 async def test_prepared_runs_that_never_come_are_forgotten(tmp_path: Path) -> None:
     """What `prepare` remembers is bounded, and a forgotten run still runs."""
-    from bacalhau_engines.wasm import engine as module_  # noqa: PLC0415
-
     async with wasm_engine(tmp_path) as engine:
         runs: list[RunRequest] = []
         for n in range(4):
             runs.append(run_request(tmp_path, puppet("exit", str(n)), execution_id=f"e-{n}"))
             await engine.prepare(runs[-1], lambda *_: None)
-        assert len(engine._plans) <= module_.PLANS_MAX
+        assert len(engine._plans) <= PLANS_MAX
         engine._plans.clear()
         assert (await engine.run(runs[2], lambda: None)).exit_code == 2
 

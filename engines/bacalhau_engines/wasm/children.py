@@ -16,6 +16,7 @@ from bacalhau_engines.wasm import child, usage
 from bacalhau_engines.wasm.wire import (
     Ended,
     Frames,
+    Kind,
     Loaded,
     Message,
     ModuleFile,
@@ -32,7 +33,7 @@ WALK_S = 0.02  # while a look at the outputs has not come to its end
 _STEPS = 8  # of `usage.walk` in one look: a few milliseconds at most
 _TIMEOUT_HINT = "raise Timeouts.ExecutionTimeout, or split the work"
 _DISK_HINT = "ask for more with Resources.Disk"
-_Verdict = tuple[str, str, str]  # kind, message, hint
+_Verdict = tuple[Kind, str, str]  # kind, message, hint
 _report = msgspec.msgpack.Decoder(Report)
 
 
@@ -70,10 +71,13 @@ class CompileChild(Child):
 
     def received(self, data: bytes) -> None:
         """Take the answer, in pieces."""
-        for body in self._frames.feed(data):
-            message = from_server.decode(body)
-            assert isinstance(message, Loaded | NotLoaded), "a compiling child says nothing else"
-            self._answer = message
+        try:
+            for body in self._frames.feed(data):
+                message = from_server.decode(body)
+                if isinstance(message, Loaded | NotLoaded) and message.digest == self._module.digest:
+                    self._answer = message
+        except ValueError:  # a compiler that a module has taken over may say anything
+            self.kill()
 
     def ended(self, status: int, used: resource.struct_rusage) -> None:
         """Hand on the answer, or say why there is none."""
@@ -112,8 +116,15 @@ class RunChild(Child):
 
     def received(self, data: bytes) -> None:
         """Take the report and pass it on at once: what is left for the child is to end."""
+        if self._reported or self._verdict:
+            return
+        try:
+            report = _report.decode(data)  # written at once and below PIPE_BUF, so it is whole
+        except ValueError:  # a child that its guest has taken over may say anything
+            self.condemn("signalled", "the process of the run reported nonsense")
+            return
         self._reported = True
-        self._end(_report.decode(data))  # written at once and below PIPE_BUF, so it is whole
+        self._end(report)
 
     def ended(self, status: int, used: resource.struct_rusage) -> None:
         """Say how it ended, unless it did so itself."""
@@ -131,7 +142,7 @@ class RunChild(Child):
         )
         self._end(report)
 
-    def condemn(self, kind: str, message: str, hint: str = "") -> None:
+    def condemn(self, kind: Kind, message: str, hint: str = "") -> None:
         """Kill it for this reason, unless there was one before."""
         if self._verdict is None and not self._reported:
             self._verdict = kind, message, hint
@@ -208,8 +219,10 @@ def signal_name(status: int) -> str:
     """Return the name of the signal in a wait status; blank when there was none."""
     if not os.WIFSIGNALED(status):
         return ""
-    number = os.WTERMSIG(status)
-    return signal.Signals(number).name if number in signal.valid_signals() else f"signal {number}"
+    try:
+        return signal.Signals(os.WTERMSIG(status)).name
+    except ValueError:  # a real-time signal
+        return f"signal {os.WTERMSIG(status)}"
 
 
 def _size(path: str) -> int:

@@ -192,6 +192,8 @@ class WasmEngine:
 
 def _plan(read: spec.WasmSpec, run: RunRequest, known: modules.Known) -> _Plan | modules.Missing:
     """Find the modules and lay out the files: everything that blocks, in one go."""
+    if bad := [name for name, value in run.env.items() if "\0" in name + value or "=" in name]:
+        raise SpecError(f"the variable {bad[0]!r} cannot be passed on: it holds a NUL, or its name an '='", place="Env")
     files = modules.gather(read, run.inputs, known)
     if isinstance(files, modules.Missing):
         return files

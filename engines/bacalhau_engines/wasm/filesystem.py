@@ -67,11 +67,11 @@ def plan(inputs: Sequence[PreparedInput], outputs: Sequence[ResultPath], results
             _claim(taken, guest, f"output {output.name}")
             directories.append(Preopen(host=host, guest=guest, writable=True))
     for _, guest in files:
-        for directory in directories:
-            if guest.startswith(directory.guest + "/"):
-                raise SpecError(
-                    f"{taken[guest]} would be hidden below {taken[directory.guest]}", hint="use another target"
-                )
+        for other, who in taken.items():
+            if other.startswith(guest + "/"):
+                raise SpecError(f"{who} would lie below a file, {taken[guest]}", hint="use another target")
+            if guest.startswith(other + "/"):
+                raise SpecError(f"{taken[guest]} would be hidden below {who}", hint="use another target")
     return Layout(tuple(directories), tuple(files), tuple(roots))
 
 
@@ -94,6 +94,8 @@ def stage(layout: Layout, root: Path) -> tuple[Preopen, ...]:
 
 
 def _claim(taken: dict[str, str], guest: str, who: str) -> str:
+    if "\0" in guest:
+        raise SpecError(f"{who} has a NUL character in its path")
     if guest == "/":
         raise SpecError(f"{who} cannot take the place of the root directory", hint="use a directory below it")
     if guest in taken:

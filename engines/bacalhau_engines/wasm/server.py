@@ -43,7 +43,7 @@ from bacalhau_engines.wasm.wire import (
     to_server,
 )
 
-OPEN_FILES = 1024
+OPEN_FILES = 4096
 _READ_BYTES = 256 * 1024
 
 

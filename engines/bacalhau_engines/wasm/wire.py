@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 
 FRAME_LIMIT = 16 * 1024 * 1024
 MODULES_PER_RUN_MAX = 32
 _LENGTH = struct.Struct(">I")
+
+
+Kind: TypeAlias = Literal[
+    "exited", "signalled", "out-of-memory", "over-limit", "cancelled", "timed-out", "could-not-run"
+]
+"""The values of `OutcomeKind`, which the fork server does not import: it brings all models along."""
 
 
 class Message(msgspec.Struct, frozen=True, tag_field="t"):
@@ -113,10 +119,10 @@ class Started(Message, frozen=True, kw_only=True, omit_defaults=True, tag="start
 
 
 class Ended(Message, frozen=True, kw_only=True, omit_defaults=True, tag="ended"):
-    """A run is over. `kind` is a value of `OutcomeKind`."""
+    """A run is over."""
 
     id: int
-    kind: str
+    kind: Kind
     exit_code: int = 0
     message: str = ""
     hint: str = ""
@@ -132,7 +138,7 @@ class Ended(Message, frozen=True, kw_only=True, omit_defaults=True, tag="ended")
 class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a run's child says of itself before it exits."""
 
-    kind: str
+    kind: Kind
     exit_code: int = 0
     message: str = ""
     hint: str = ""
