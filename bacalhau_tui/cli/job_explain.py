@@ -43,7 +43,10 @@ def explain(
             context.out.value(explanation)
             return 0
         out = context.out
-        out.line(explanation.summary or f"{explanation.matching} of {len(explanation.nodes)} nodes fit")
+        for line in (explanation.summary or f"{explanation.matching} of {len(explanation.nodes)} nodes fit").split(
+            "\n"
+        ):
+            out.line(line)
         rows = [row for node in nearest_first(explanation.nodes) for row in _rows(node)]
         if rows:
             heads = [Head("NODE", middle=True), Head("CHECK"), Head("REQUIRED", flexible=True)]

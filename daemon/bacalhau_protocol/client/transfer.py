@@ -169,17 +169,12 @@ def _make_the_rest(tree: Tree, entries: list[m.FileEntry], overwrite: bool) -> l
 
 
 async def _copy_file(files: NodeFiles, tree: Tree, entry: m.FileEntry, on_bytes: OnBytes, *, overwrite: bool) -> None:
-    if await in_thread(tree.has, entry.path, entry.size, entry.sha256):
+    part = await in_thread(_open_part, tree, entry, overwrite)
+    if part is None:
         on_bytes(entry.path, entry.size)
         return
-    if not overwrite and not await in_thread(tree.is_free, entry.path):
-        raise errors.Conflict(
-            f"{tree.root / entry.path} is already there, with other content",
-            hint="choose another directory, or --overwrite",
-        )
-    part = Part(await in_thread(tree.path_of, entry.path), f"{entry.path}\0{entry.sha256}")
     try:
-        taken_up = await in_thread(part.open, entry.size)
+        taken_up = part.size_bytes
         on_bytes(entry.path, taken_up)
         await _read_into(files, entry, part, on_bytes)
         if part.sha256 != entry.sha256 and taken_up:  # what lay on disk was not what had been written
@@ -195,6 +190,20 @@ async def _copy_file(files: NodeFiles, tree: Tree, entry: m.FileEntry, on_bytes:
         await in_thread(part.finish, entry.mode)
     finally:
         part.close()
+
+
+def _open_part(tree: Tree, entry: m.FileEntry, overwrite: bool) -> Part | None:
+    """Open a file's part, with what is there of it; None when the whole file is here already."""
+    if tree.has(entry.path, entry.size, entry.sha256):
+        return None
+    if not overwrite and not tree.is_free(entry.path):
+        raise errors.Conflict(
+            f"{tree.root / entry.path} is already there, with other content",
+            hint="choose another directory, or --overwrite",
+        )
+    part = Part(tree.path_of(entry.path), f"{entry.path}\0{entry.sha256}")
+    part.open(entry.size)
+    return part
 
 
 async def _read_into(files: NodeFiles, entry: m.FileEntry, part: Part, on_bytes: OnBytes) -> None:
