@@ -87,7 +87,7 @@ def a_job(
     )
     task = Task(
         name="main",
-        engine=SpecConfig(type=engine),
+        engine=SpecConfig(type=engine, params=_ENGINE_PARAMS.get(engine, msgspec.UNSET)),
         publisher=SpecConfig(type=publisher),
         input_sources=sources,
         resources=ResourcesConfig(cpu=cpu, memory=memory),
@@ -104,6 +104,7 @@ def a_job(
     )
 
 
+_ENGINE_PARAMS: dict[str, dict[str, Any]] = {"docker": {"Image": "alpine"}, "wasm": {"EntryModule": "/in/0"}}
 _PARAMS: dict[str, dict[str, Any]] = {
     "urlDownload": {"URL": "http://127.0.0.1/data"},
     "inline": {"URL": "data:,hello"},
