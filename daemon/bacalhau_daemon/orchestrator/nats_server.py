@@ -263,6 +263,8 @@ async def greets(host: str, port: int, timeout_s: float) -> bool:
                 return (await reader.read(5)).startswith(b"INFO")
             finally:
                 writer.close()
+                with contextlib.suppress(OSError):
+                    await writer.wait_closed()
     except (OSError, TimeoutError):
         return False
 
