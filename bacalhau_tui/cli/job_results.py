@@ -81,7 +81,7 @@ def _print(context: Context, done: FetchedJob) -> int:
             out.line(str(one.directory))
         code = f", exit code {one.exit_code}" if one.exit_code is not None else ""
         out.say(
-            f"{short_id(one.execution_id)} on {short_id(one.node_id)}: {one.files or 'archive'} files, "
+            f"{short_id(one.execution_id)} on {short_id(one.node_id)}: {one.files} files, "
             f"{format_bytes(one.size_bytes)} ({format_bytes(one.received_bytes)} received now){code}"
         )
         for skipped in one.skipped:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bacalhau_protocol import errors
-from bacalhau_protocol.client.archive import fetch_archive, unpack
+from bacalhau_protocol.client.archive import Unpacked, fetch_archive, unpack
 from bacalhau_protocol.client.tree import PART_SUFFIX, Part, Tree
 
 
@@ -87,9 +87,9 @@ def ignore(path: str, more: int) -> None:
 
 async def test_an_archive_is_unpacked(server: Server, tmp_path: Path) -> None:
     """Its members lie in the directory; the archive itself is gone; no set-user-id bit comes along."""
-    skipped = await fetch_archive(server.url, Tree(tmp_path), ignore, overwrite=False)
+    unpacked = await fetch_archive(server.url, Tree(tmp_path), ignore, overwrite=False)
 
-    assert skipped == []
+    assert unpacked == Unpacked(2)
     assert (tmp_path / "stdout").read_bytes() == b"hello"
     assert (tmp_path / "out/a").stat().st_mode & 0o7777 == 0o755
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "stdout"]
@@ -157,9 +157,9 @@ def test_links_and_devices(tmp_path: Path) -> None:
     archive = tmp_path / "a.tar.gz"
     archive.write_bytes(buffer.getvalue())
 
-    skipped = unpack(archive, Tree(tmp_path / "tree"), overwrite=False)
+    unpacked = unpack(archive, Tree(tmp_path / "tree"), overwrite=False)
 
-    assert skipped == ["dev", "hard", "door -> ../outside"]
+    assert unpacked == Unpacked(1, ("dev", "hard", "door -> ../outside"))
     assert (tmp_path / "tree/in").read_bytes() == b"x"
 
 

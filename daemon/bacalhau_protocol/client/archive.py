@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+import msgspec
+
 from bacalhau_protocol import errors
 from bacalhau_protocol.client.threads import in_thread
 from bacalhau_protocol.client.tree import Part, Tree
@@ -24,8 +26,15 @@ COPY_BYTES = 1024 * 1024
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
 
 
-async def fetch_archive(url: str, tree: Tree, on_bytes: Callable[[str, int], None], *, overwrite: bool) -> list[str]:
-    """Download what the URL serves into the tree and unpack it if it is an archive; return what was left out.
+class Unpacked(msgspec.Struct, frozen=True):
+    """How many files came out, and what was left out."""
+
+    files: int
+    skipped: tuple[str, ...] = ()
+
+
+async def fetch_archive(url: str, tree: Tree, on_bytes: Callable[[str, int], None], *, overwrite: bool) -> Unpacked:
+    """Download what the URL serves into the tree and unpack it if it is an archive.
 
     Raises
     ------
@@ -43,10 +52,10 @@ async def fetch_archive(url: str, tree: Tree, on_bytes: Callable[[str, int], Non
         await _download(url, part, lambda more: on_bytes(name, more))
         if not name.endswith(ARCHIVES):
             await in_thread(part.finish, 0o644)
-            return []
-        skipped = await in_thread(unpack, part.path, tree, overwrite=overwrite)
+            return Unpacked(1)
+        unpacked = await in_thread(unpack, part.path, tree, overwrite=overwrite)
         await in_thread(part.path.unlink)
-        return skipped
+        return unpacked
     finally:
         part.close()
 
@@ -92,19 +101,20 @@ async def _download_once(client: httpx.AsyncClient, url: str, part: Part, on_byt
             on_bytes(len(data))
 
 
-def unpack(archive: Path, tree: Tree, *, overwrite: bool) -> list[str]:
-    """Unpack a tar archive; return the members that were left out. Blocks.
+def unpack(archive: Path, tree: Tree, *, overwrite: bool) -> Unpacked:
+    """Unpack a tar archive. Blocks.
 
     Only files, directories and links that stay inside come out. Raises `NodeFailed` for a damaged archive, a path
     that leads out, or more than the limits.
     """
     skipped: list[str] = []
     links: list[tarfile.TarInfo] = []
-    total_bytes = 0
+    files = total_bytes = 0
     try:
         with tarfile.open(archive) as tar:
             for count, member in enumerate(tar, 1):
                 total_bytes += member.size
+                files += member.isreg()
                 if count > MEMBERS_MAX or total_bytes > UNPACKED_BYTES_MAX:
                     raise errors.NodeFailed(f"the archive has more than {MEMBERS_MAX} members or 1 TiB")
                 if member.issym():
@@ -117,7 +127,7 @@ def unpack(archive: Path, tree: Tree, *, overwrite: bool) -> list[str]:
         archive.unlink(missing_ok=True)
         raise errors.NodeFailed(f"the archive is damaged: {error}", hint="run the command again") from error
     skipped.extend(f"{link.name} -> {link.linkname}" for link in links if not _link(tree, link, overwrite))
-    return skipped
+    return Unpacked(files, tuple(skipped))
 
 
 def _plain(name: str) -> str:

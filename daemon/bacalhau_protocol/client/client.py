@@ -73,6 +73,7 @@ class Client:
         self._ahead_ns = 0  # how far the orchestrator's clock is ahead of ours, as far as it matters for deadlines
         self._open_bulk = open_bulk
         self._bulk: Bus | None = None
+        self._bulk_opening = asyncio.Lock()
 
     @classmethod
     async def connect(
@@ -131,9 +132,13 @@ class Client:
         await self.bus.close()
 
     async def bulk_bus(self) -> Bus:
-        """Return the connection for large transfers, so that the feed and requests never wait behind them."""
-        if self._bulk is None and self._open_bulk is not None:
-            self._bulk = await self._open_bulk()
+        """Return the connection for large transfers, so that the feed and requests never wait behind them.
+
+        Raises `Unavailable` when it cannot be made now.
+        """
+        async with self._bulk_opening:
+            if self._bulk is None and self._open_bulk is not None:
+                self._bulk = await self._open_bulk()
         return self._bulk or self.bus
 
     # ── jobs ──────────────────────────────────────────────────────────────────────────────────────────────────────

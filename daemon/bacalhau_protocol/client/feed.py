@@ -169,8 +169,10 @@ class Feed:
 
     def _look_for_holes(self, tick: m.FeedTick) -> None:
         """Compare with what the last tick promised: a row may overtake a tick, but not by a whole second."""
-        for chain, due in self._due.items():
-            namespace, _, kind = chain.rpartition("/")
+        for name, due in self._due.items():
+            raw, _, kind = name.rpartition("/")
+            namespace = subjects.encode_token(raw)  # as rows have it, in their subjects
+            chain = f"{namespace}/{kind}"
             if not self._follows(namespace, kind):
                 continue
             if max(self._seen.get(chain, 0), self._positions.get(kind, 0)) < due:

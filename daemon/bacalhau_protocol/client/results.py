@@ -191,13 +191,14 @@ class _Fetch:
             self._on_bytes(path, more)
 
         try:
-            skipped = await fetch_archive(url, self._tree, on_bytes, overwrite=self._overwrite)
+            unpacked = await fetch_archive(url, self._tree, on_bytes, overwrite=self._overwrite)
         except errors.Unavailable as error:
             if not self._access.ticket:
                 return self._refuse(f"{error.message}; {error.hint}")
             return self._fetched(await self._from_node())
-        copied = Copied(files=0, size_bytes=received, received_bytes=received, skipped=tuple(skipped))
-        return self._fetched(copied)
+        return self._fetched(
+            Copied(files=unpacked.files, size_bytes=received, received_bytes=received, skipped=unpacked.skipped)
+        )
 
     async def _renew(self) -> str:
         page = await self._client.result_access(

@@ -87,16 +87,15 @@ class NodeFiles:
             return await self._ask_with_ticket(verb, request)
 
     async def _ask_with_ticket(self, verb: str, request: m.FileList | m.FileRead) -> Message:
-        bus, node = await self._client.bulk_bus(), self._access.node_id
+        node, ticketed = self._access.node_id, msgspec.structs.replace(request, ticket=self._ticket)
+
+        async def send(timeout_s: float) -> Message:
+            bus = await self._client.bulk_bus()
+            return await self._client.ask_node(node, verb, ticketed, timeout_s=timeout_s, bus=bus)
+
         attempt_s = LIST_ANSWER_S if verb == "file.list" else self._client.timing.attempt_s
-        ticketed = msgspec.structs.replace(request, ticket=self._ticket)
-        return await repeat(
-            lambda timeout_s: self._client.ask_node(node, verb, ticketed, timeout_s=timeout_s, bus=bus),
-            f"{verb} at {node}",
-            PATIENCE_S,
-            msgspec.structs.replace(self._client.timing, attempt_s=attempt_s),
-            self._client.on_retry,
-        )
+        timing = msgspec.structs.replace(self._client.timing, attempt_s=attempt_s)
+        return await repeat(send, f"{verb} at {node}", PATIENCE_S, timing, self._client.on_retry)
 
 
 def _is_whole(message: Message, entry: m.FileEntry, offset: int, limit: int) -> bool:
