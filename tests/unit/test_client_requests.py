@@ -43,7 +43,7 @@ async def test_a_job_is_submitted_and_read_back(fake: FakeOrchestrator) -> None:
 
 async def test_a_write_whose_answer_is_lost_is_repeated_with_its_id(fake: FakeOrchestrator) -> None:
     """The repeat carries the same Request-Id, so there is one job and the client gets the first answer."""
-    client = fake.client()
+    client = fake.client(timing=msgspec.structs.replace(QUICK, attempt_s=0.05))
     fake.ignore = 1
 
     submitted = await client.submit_job(a_job())

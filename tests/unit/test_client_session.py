@@ -56,7 +56,7 @@ class Watched:
 
     async def until(self, condition: Callable[[], bool], *, ticking: bool = True) -> None:
         """Wait for a condition while the orchestrator ticks."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not condition():
                 self.changes.take(0)
                 self._woken.clear()
@@ -175,7 +175,7 @@ async def test_it_connects_when_it_can(fake: FakeOrchestrator) -> None:
 
 
 async def seen(detail: JobDetail, condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.001)
 
@@ -217,14 +217,14 @@ async def test_a_job_s_log_is_followed_into_the_buffer(fake: FakeOrchestrator) -
     await seen(detail, lambda: detail.update is not None)
     detail.follow_log()
     for number, execution in enumerate(executions):
-        fake.nodes.write(execution, stdout=b"out %d\nno end" % number, stderr=b"\x1b[31merr\n")
+        fake.nodes.write(execution, stdout=b"out %d\nno end" % number, stderr=b"\x1b[31merr\x1b[0m\x1b[2J\n")
         fake.finish(execution, exit_code=number)
     await seen(detail, lambda: detail.log_end is not None)
     await detail.close()
 
     lines = list(detail.log.lines(0, detail.log.end))
     assert sorted(line.text for line in lines if not line.stderr) == ["no end", "no end", "out 0", "out 1"]
-    assert [line.text for line in lines if line.stderr] == ["\\e[31merr"] * 2
+    assert [line.text for line in lines if line.stderr] == ["err\\e[2J"] * 2
     assert {detail.log.sources[line.source][1] for line in lines} == {"n-0", "n-1"}
 
 

@@ -36,7 +36,7 @@ from bacalhau_protocol.transport.base import Message
 from bacalhau_protocol.transport.memory import MemoryBroker
 
 QUICK = Timing(
-    read_s=2.0, write_s=2.0, attempt_s=0.2, pause_min_s=0.002, pause_max_s=0.01, connect_s=1.0, tick_missing_s=30.0
+    read_s=20.0, write_s=20.0, attempt_s=5.0, pause_min_s=0.002, pause_max_s=0.01, connect_s=1.0, tick_missing_s=30.0
 )
 """Timing for tests: quick to repeat; the feed is never taken for silent unless a test asks for it."""
 
