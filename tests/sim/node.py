@@ -31,7 +31,7 @@ from bacalhau_engines.noop import plan
 from bacalhau_protocol.api import messages as m
 from bacalhau_protocol.api import subjects
 from bacalhau_protocol.models.execution import RunOutput
-from bacalhau_protocol.models.job import SpecConfig
+from bacalhau_protocol.models.job import Job, SpecConfig
 from bacalhau_protocol.models.node import ComputeNodeInfo, NodeInfo
 from bacalhau_protocol.models.resources import Resources
 from bacalhau_protocol.ncl.events import Send
@@ -276,9 +276,9 @@ class Process:
         run = self.runs[key[0]] = Running(action, self.clock.now)
         self._on_run(self, run)
         job = action.execution.job
-        assert isinstance(job, msgspec.Struct)
-        engine = job.task.engine  # type: ignore[attr-defined]
-        planned = plan(engine.values)
+        assert isinstance(job, Job)
+        assert job.task.engine is not None
+        planned = plan(job.task.engine.values)
         outcome = planned.outcome(self.clock.now)
         self.clock.at(outcome.ended_at, lambda: self._finish(run, _ended(key, planned.message, outcome.exit_code)))
 

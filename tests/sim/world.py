@@ -66,6 +66,7 @@ class World:
         self.requests: dict[str, Pending] = {}
         self.lives = 0
         self.crashes: Counter[str] = Counter()
+        self.begun: Counter[tuple[str, int]] = Counter()
         self.disks = {f"n-{n}": nodes.Disk(MemoryLog(Plan(self.rng.randrange(2**32)))) for n in range(nodes_count)}
         self.orchestrator = self._new_orchestrator()
         self.nodes = {name: self._new_node(name) for name in self.disks}
@@ -165,9 +166,8 @@ class World:
             return
         if pending.answer is None:
             pending.answer = result
-        elif isinstance(result, m.JobSubmitted) and isinstance(pending.answer, m.JobSubmitted):
-            if result.job_id != pending.answer.job_id:
-                self.wrong(f"{pending.id} was answered with {pending.answer.job_id}, then with {result.job_id}")
+        elif getattr(result, "job_id", "") != getattr(pending.answer, "job_id", ""):
+            self.wrong(f"{pending.id} was answered with {pending.answer}, then with {result}")
 
     # ── what must hold ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -187,6 +187,9 @@ class World:
         """A run begins: its node must have room, and nobody else may work on its partition, but in a stated window."""
         if not self.checked:
             return
+        self.begun[run.action.execution.id, run.action.attempt] += 1
+        if self.begun[run.action.execution.id, run.action.attempt] > 1:
+            self.wrong(f"{run.action.execution.id} has begun more than once on {node.name}")
         held = Counter[str]()
         for other in node.runs.values():
             for name, amount in _amounts(other.action.resources).items():
@@ -380,11 +383,11 @@ def _amounts(resources: Resources) -> dict[str, int]:
     }
 
 
-def storm(seed: int, *, nodes_count: int = 5, seconds: float = 60, jobs: int = 25) -> World:
+def storm(seed: int, *, nodes_count: int = 5, seconds: float = 60, jobs: int = 25, calm_seconds: float = 1200) -> World:
     """Play one seed to the end and check it."""
     world = World(seed, nodes_count=nodes_count)
     world.run(2)
     world.play(seconds, jobs=jobs)
-    world.calm(1200)
+    world.calm(calm_seconds)
     world.finish()
     return world
