@@ -42,7 +42,7 @@ async def test_a_trap_is_a_failure_with_its_place(tmp_path: Path) -> None:
 
 
 async def test_the_guest_sees_one_tree(tmp_path: Path) -> None:
-    """Inputs stand at their targets, outputs at name and path, and `/` lists them all."""
+    """Inputs stand at their targets, outputs at name and path, and `/` lists them all but the run's own module."""
     data = tmp_path / "data"
     data.mkdir()
     (data / "a.txt").write_text("A")
@@ -53,7 +53,20 @@ async def test_the_guest_sees_one_tree(tmp_path: Path) -> None:
         outputs = (ResultPath(name="results", path="/deep/down"),)
         outcome, printed = await play(engine, tmp_path, program, outputs=outputs)
     assert outcome.exit_code == 0, outcome
-    assert printed == "app\ndeep\nin\nnotes\nresults\na.txt\nb.txt\nAB"
+    assert printed == "deep\nin\nnotes\nresults\na.txt\nb.txt\nAB"
+
+
+async def test_runs_without_single_files_see_their_directories_too(tmp_path: Path) -> None:
+    """They share the root directory with others that have the same directories, and only with these."""
+    data = tmp_path / "data"
+    data.mkdir()
+    async with wasm_engine(tmp_path) as engine:
+        for name, inputs in (("a", []), ("b", [local_input(data, "/in/deep")]), ("c", [])):
+            program = puppet("ls", "/", "try-write", "/new", inputs=inputs)
+            _, printed = await play(engine, tmp_path, program, execution_id=f"e-{name}")
+            assert printed.splitlines()[:-1] == (["in", "out"] if inputs else ["out"])
+            assert not printed.endswith("yes\n")
+    assert len(list((tmp_path / "plugin" / "roots").iterdir())) == 2
 
 
 async def test_an_output_has_two_places(tmp_path: Path) -> None:

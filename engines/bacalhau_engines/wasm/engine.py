@@ -24,7 +24,7 @@ from bacalhau_protocol.models.resources import Resources, ResourcesConfig
 from bacalhau_protocol.plugins import Ability, Outcome, OutcomeKind, PluginContext, Progress, RunRequest
 
 PLANS_MAX = 1024  # prepared and not yet run; an older one is made again when it runs
-_ROOT = "inputs/wasm-root"  # the daemon removes `inputs` when the run is over
+_OWN_ROOT = "inputs/wasm-root"  # the daemon removes `inputs` when the run is over
 _COULD_NOT_RUN_CODE, _KILLED_CODE = -1, 137
 
 _Key = tuple[str, int]  # execution id, attempt
@@ -64,6 +64,7 @@ class WasmEngine:
         self._version = metadata.version("wasmtime")
         self._cache_root = context.data_dir / "compiled"
         self._server = ForkServer(self._cache_root / self._version, self._limits.compile_cpu_s)
+        self._shared_roots = context.data_dir / "roots"
         self._plans: OrderedDict[_Key, _Plan] = OrderedDict()
         self._active: dict[_Key, _Active] = {}
 
@@ -142,7 +143,7 @@ class WasmEngine:
         if problems:
             raise SpecError("; ".join(problems), place="Engine.Params")
         while True:
-            made = await asyncio.to_thread(_plan, read, run, self._server.known)
+            made = await asyncio.to_thread(_plan, read, run, self._server.known, self._shared_roots)
             if isinstance(made, _Plan):
                 return made
             try:
@@ -190,19 +191,19 @@ class WasmEngine:
         )
 
 
-def _plan(read: spec.WasmSpec, run: RunRequest, known: modules.Known) -> _Plan | modules.Missing:
+def _plan(read: spec.WasmSpec, run: RunRequest, known: modules.Known, shared: Path) -> _Plan | modules.Missing:
     """Find the modules and lay out the files: everything that blocks, in one go."""
     if bad := [name for name, value in run.env.items() if "\0" in name + value or "=" in name]:
         raise SpecError(f"the variable {bad[0]!r} cannot be passed on: it holds a NUL, or its name an '='", place="Env")
-    files = modules.gather(read, run.inputs, known)
-    if isinstance(files, modules.Missing):
-        return files
-    layout = filesystem.plan(run.inputs, run.outputs, run.results_dir)
+    found = modules.gather(read, run.inputs, known)
+    if isinstance(found, modules.Missing):
+        return found
+    layout = filesystem.plan(run.inputs, run.outputs, run.results_dir, found.paths)
     try:
-        preopens = filesystem.stage(layout, run.execution_dir / _ROOT)
+        preopens = filesystem.stage(layout, run.execution_dir / _OWN_ROOT, shared)
     except OSError as error:
         raise NodeFailed(f"the run's files cannot be laid out: {error}") from error
-    return _Plan(read, files, preopens, layout.outputs)
+    return _Plan(read, found.files, preopens, layout.outputs)
 
 
 def _cancelled() -> Outcome:

@@ -31,8 +31,22 @@ Known = Callable[[str], ModuleInfo | None]
 """`known(digest)`: what is known of a compiled module; None when it has not been loaded yet."""
 
 
-def gather(spec: WasmSpec, inputs: Sequence[PreparedInput], known: Known) -> tuple[ModuleFile, ...] | Missing:
-    """Return the modules in the order of instantiation, the entry module last; or one that has to be loaded first.
+class Gathered(msgspec.Struct, frozen=True):
+    """The modules of a run."""
+
+    files: tuple[ModuleFile, ...]  # in the order of instantiation, the entry module last
+    paths: frozenset[str]  # of the guest, normalised
+
+
+class Missing(msgspec.Struct, frozen=True):
+    """A module that must be loaded before the others can be found."""
+
+    file: ModuleFile
+    path: str  # the guest's
+
+
+def gather(spec: WasmSpec, inputs: Sequence[PreparedInput], known: Known) -> Gathered | Missing:
+    """Return the modules of a run, or one of them that has to be loaded first.
 
     Blocks: call it in a thread.
 
@@ -51,14 +65,7 @@ def gather(spec: WasmSpec, inputs: Sequence[PreparedInput], known: Known) -> tup
     except _Unknown as unknown:
         return unknown.missing
     _check_entry_point(spec, info)
-    return graph.order()
-
-
-class Missing(msgspec.Struct, frozen=True):
-    """A module that must be loaded before the others can be found."""
-
-    file: ModuleFile
-    path: str  # the guest's
+    return graph.gathered()
 
 
 class _Unknown(Exception):
@@ -78,10 +85,12 @@ class _Graph:
         self._inputs, self._known = inputs, known
         self._nodes: dict[str, _Node] = {}  # by digest
         self._order: list[_Node] = []
+        self._paths: set[str] = set()
 
     def visit(self, path: str, why: str, name: str = "") -> ModuleInfo:
         """Add a module and all that it needs; `name` is the import name that led here."""
         file = _module_file(path, self._inputs, why)
+        self._paths.add(guest_path(path))
         node = self._nodes.get(file.digest)
         if node is None:
             node = self._new(file, path)
@@ -105,8 +114,9 @@ class _Graph:
         node = self._nodes[file.digest] = _Node(file, [], info)
         return node
 
-    def order(self) -> tuple[ModuleFile, ...]:
-        return tuple(msgspec.structs.replace(node.file, names=tuple(node.names)) for node in self._order)
+    def gathered(self) -> Gathered:
+        files = tuple(msgspec.structs.replace(node.file, names=tuple(node.names)) for node in self._order)
+        return Gathered(files, frozenset(self._paths))
 
 
 def _module_file(path: str, inputs: Sequence[PreparedInput], why: str) -> ModuleFile:
@@ -165,7 +175,7 @@ def _locate(path: str, inputs: Sequence[PreparedInput], why: str) -> Path:
 def _inside(base: Path, rest: str, why: str) -> Path:
     """Return the file below an input; a directory stands for the one module in it."""
     root = base.resolve()
-    host = (root / rest).resolve()
+    host = (root / rest).resolve() if rest else root
     if host != root and root not in host.parents:
         raise SpecError(f"{why}, which leads out of its input")
     if not host.exists():
