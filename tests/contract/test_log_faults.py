@@ -319,6 +319,18 @@ def test_a_record_that_was_replaced_is_named(clean: Path, tmp_path: Path) -> Non
     assert caught.value.place == f"{path}, record 31"
 
 
+def test_a_wrong_index_is_never_believed(clean: Path, tmp_path: Path) -> None:
+    """An event that the index leads to the wrong record for is an error, not a line missing from a history."""
+    path = tmp_path / "log.db"
+    copy(clean, path)
+    log = SqliteLog(path)
+    event = log.chain_at(30).event
+    log._writer.execute("UPDATE records SET event = event - 1 WHERE n = 31")
+    with pytest.raises(LogDamaged, match=f"the index finds it for event {event}"):
+        log.holding(event)
+    log.close()
+
+
 def test_a_gap_is_refused(clean: Path, tmp_path: Path) -> None:
     """A record that is gone from the middle is noticed by counting."""
     path = tmp_path / "log.db"
@@ -340,7 +352,7 @@ def test_only_the_newest_records_are_verified_at_a_start(clean: Path, tmp_path: 
     database.commit()
     database.close()
     log = SqliteReader(path)
-    assert log.check(limit_bytes=20_000).n == 60
+    assert log.check(limit_bytes=20_000).n == log.check(limit_records=10).n == 60
     for verify_all in (log.check, lambda: list(log.verify())):
         with pytest.raises(LogDamaged, match="expected the hash of record 10 to be") as caught:
             verify_all()

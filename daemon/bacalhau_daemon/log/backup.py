@@ -198,7 +198,9 @@ def check(log: Path) -> Chain:
     """
     reader = open_reader(log)
     try:
-        return reader.check(limit_bytes=sys.maxsize)
+        chain = reader.check(limit_bytes=sys.maxsize, limit_records=sys.maxsize)
+        reader.check_pages()
+        return chain
     finally:
         reader.close()
 

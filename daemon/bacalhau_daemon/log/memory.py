@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import random
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 
 from bacalhau_daemon.log.base import Fenced, Outcome, Stored, Unavailable, Unknown
@@ -69,12 +70,10 @@ class MemoryLog:
 
     def holding(self, event: int) -> tuple[int, bytes] | None:
         """Return number and bytes of the record that holds an event."""
-        before = self._origin
-        for chain, record in zip(self._chains, self._records, strict=True):
-            if before.event < event <= chain.event:
-                return chain.n, record
-            before = chain
-        return None
+        at = bisect_left(self._chains, event, key=lambda chain: chain.event)
+        if event <= self._origin.event or at == len(self._chains):
+            return None
+        return self._chains[at].n, self._records[at]
 
     def append(self, expected: int, record: bytes) -> Outcome:
         """Store a record, or do what the plan says."""

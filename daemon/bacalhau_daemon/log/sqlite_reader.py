@@ -19,6 +19,7 @@ FORMAT = 1
 BUSY_TIMEOUT_S = 5.0
 READ_BATCH = 64  # records fetched at a time
 VERIFY_AT_START_BYTES = 64 * 1024 * 1024
+VERIFY_AT_START_RECORDS = 20_000  # a quarter of a second, whichever comes first
 
 
 class Tip(msgspec.Struct, frozen=True):
@@ -94,15 +95,20 @@ class SqliteReader:
         row = self._db.execute(
             "SELECT n, data FROM records WHERE event <= ? ORDER BY event DESC LIMIT 1", (event,)
         ).fetchone()
-        if row is None or head(row[1], place=self._place(row[0])).last_event < event:
+        if row is None:
             return None
-        return row[0], row[1]
+        found = head(row[1], place=self._place(row[0]))
+        if found.first_event <= event <= found.last_event:
+            return row[0], row[1]
+        if found.last_event < event and found.n == self.last():
+            return None
+        raise LogDamaged(f"the index finds it for event {event}", place=self._place(row[0]), hint=RESTORE)
 
-    def check(self, limit_bytes: int = VERIFY_AT_START_BYTES) -> Chain:
+    def check(self, *, limit_bytes: int = VERIFY_AT_START_BYTES, limit_records: int = VERIFY_AT_START_RECORDS) -> Chain:
         """Check format, count, gaps, the tail against the tip file, and the chain of the newest records.
 
-        About `limit_bytes` of records are verified; the rest is for the scrub, `verify()` in idle time. Returns where
-        the chain stands at the end.
+        About as many bytes or records are verified as the limits say, the newest; the rest is for the scrub. Returns
+        where the chain stands at the end.
 
         Raises
         ------
@@ -113,7 +119,7 @@ class SqliteReader:
         """
         try:
             self._check()
-            return self._verify_recent(limit_bytes)
+            return self._verify_recent(limit_bytes, limit_records)
         except (sqlite3.Error, ValueError) as error:
             raise self._damaged(error, "file") from error
 
@@ -121,7 +127,9 @@ class SqliteReader:
         if (found := self._meta("format")) != str(FORMAT):
             raise LogTooNew(f"log format {found} is not known", place=str(self.path), hint=RESTORE)
         origin = self.origin
-        count, first, last = self._db.execute("SELECT count(event), min(n), max(n) FROM records").fetchone()
+        (count,) = self._db.execute("SELECT count(*) FROM records").fetchone()
+        (first,) = self._db.execute("SELECT min(n) FROM records").fetchone()
+        (last,) = self._db.execute("SELECT max(n) FROM records").fetchone()
         if count and (first != origin.n + 1 or last != origin.n + count):
             expected = f"{origin.n + 1} to {origin.n + count}"
             raise LogDamaged(
@@ -144,6 +152,15 @@ class SqliteReader:
             raise LogDamaged(
                 f"expected its hash to be {tip.hash}, found {found}", place=self._place(tip.n), hint=RESTORE
             )
+
+    def check_pages(self) -> None:
+        """Let SQLite check all its pages and indexes. Raises `LogDamaged`. Reads the whole file."""
+        try:
+            (found,) = self._db.execute("PRAGMA integrity_check(1)").fetchone()
+        except sqlite3.Error as error:
+            raise self._damaged(error, "file") from error
+        if found != b"ok":
+            raise LogDamaged(found.decode(errors="replace"), place=str(self.path), hint=RESTORE)
 
     def chain_at(self, n: int) -> Chain:
         """Return where the chain stands after record `n`, from that record alone.
@@ -171,22 +188,19 @@ class SqliteReader:
         """
         chain = chain or self.origin
         try:
-            for n, data in self.read(chain.n + 1):
-                found = chain.verify(data)
-                row = self._db.execute("SELECT n FROM records WHERE event = ?", (chain.event + 1,)).fetchone()
-                if row != (n,):
-                    raise LogDamaged(f"the index does not find its event {chain.event + 1}", place=self._place(n))
-                chain = found
+            for _, data in self.read(chain.n + 1):
+                chain = chain.verify(data)
                 yield chain
         except LogDamaged as error:
             raise LogDamaged(error.message, place=f"{self.path}, record {chain.n + 1}", hint=error.hint) from error
 
-    def _verify_recent(self, limit_bytes: int) -> Chain:
+    def _verify_recent(self, limit_bytes: int, limit_records: int) -> Chain:
         n = self.last()
-        origin = self.origin
-        while n > origin.n and limit_bytes > 0:
-            row = self._db.execute("SELECT length(data) FROM records WHERE n = ?", (n,)).fetchone()
-            limit_bytes -= row[0] if row else 0
+        sizes = self._db.execute("SELECT length(data) FROM records ORDER BY n DESC LIMIT ?", (limit_records,))
+        for (size_bytes,) in sizes:
+            if limit_bytes <= 0:
+                break
+            limit_bytes -= size_bytes
             n -= 1
         start = self.chain_at(n)
         end = deque(self.verify(start), maxlen=1)
