@@ -11,7 +11,7 @@ from bacalhau_daemon.core import loop as lp
 from bacalhau_daemon.core.loop import Append, Decision, Halt, Loop, Refused, Released, Reload
 from bacalhau_daemon.log.base import Fenced, Stored, Unavailable, Unknown
 from bacalhau_daemon.log.memory import MemoryLog
-from bacalhau_daemon.log.records import Chain, Codec, Event
+from bacalhau_daemon.log.records import RECORD_BYTES_MAX, Chain, Codec, Event
 from bacalhau_protocol import errors
 
 NOW = 1_000
@@ -168,10 +168,10 @@ def test_a_batch_stops_growing_at_its_size_and_one_input_may_exceed_it() -> None
     """The limit is looked at before each input, so a large input is never split or lost."""
     loop = new_loop()
     for _ in range(3):
-        loop.offer(Ask(1, padding=lp.RECORD_BYTES_MAX * 2 // 3))
+        loop.offer(Ask(1, padding=RECORD_BYTES_MAX * 2 // 3))
     loop.run(NOW)
 
-    assert lp.RECORD_BYTES_MAX < len(appended(loop).data) < 2 * lp.RECORD_BYTES_MAX
+    assert RECORD_BYTES_MAX < len(appended(loop).data) < 2 * RECORD_BYTES_MAX
     assert loop.waiting == 1
 
 

@@ -34,4 +34,18 @@ def first_answer(event: ev.AnyEvent) -> Body | None:
 def encode_first_answer(event: ev.AnyEvent) -> bytes:
     """Return the same as bytes, for the query side's `Found.answer`; empty when there was no request."""
     answer = first_answer(event)
-    return b"" if answer is None else msgspec.json.encode(answer)
+    return b"" if answer is None else msgspec.json.encode((type(event).__name__, answer))
+
+
+def decode_first_answer(data: bytes) -> Body:
+    """Read what `encode_first_answer` made."""
+    kind, answer = msgspec.json.decode(data, type=tuple[str, msgspec.Raw])
+    return msgspec.json.decode(answer, type=_ANSWERS[kind])
+
+
+_ANSWERS: dict[str, type[Body]] = {
+    "JobSubmitted": JobSubmitted,
+    "JobStopped": StopAnswer,
+    "CredentialIssued": CredentialIssued,
+    "CredentialRevoked": Empty,
+}

@@ -30,7 +30,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     """Answers of the query side, all of one moment."""
 
     as_of: int  # number of the last event that it had applied
-    answer: bytes = b""  # the body of the first answer (JSON), as `core/answers.py` makes it
+    answer: bytes = b""  # the first answer, as `core/answers.py` encodes it
     job: JobState | None = None  # in any state; the newest version
     several: tuple[str, ...] = ()  # ids, when `ref` is the start of several (the first few)
 

@@ -36,9 +36,9 @@ def decide_invite(
     context: Context, state: State, request: Request, body: api.NodeInvite, now: int
 ) -> Decision[AnyEvent]:
     """Make a join token for a node."""
-    known = repeated(context, request, api.NodeInvited)
+    known = repeated(context, request, api.NodeInvited, api.CredentialIssued)
     if known is not None:
-        return Decision((), known)
+        return Decision((), _whole(known))
     check_deadline(request, now)
     identity = _identity(body.name or context.new_id(ids.NODE))
     secret, event = _issue(context, state, request, identity, Role.COMPUTE)
@@ -63,12 +63,7 @@ def decide_issue(
     """Make a credential for a user or a node."""
     known = repeated(context, request, api.CredentialIssued)
     if known is not None:
-        if known.secret:
-            return Decision((), known)
-        raise errors.Conflict(
-            f"the credential for {known.identity!r} was made by this Request-Id, and its secret is shown only once",
-            hint="revoke it and make another",
-        )
+        return Decision((), _whole(known))
     check_deadline(request, now)
     identity = _identity(body.identity)
     try:
@@ -103,6 +98,16 @@ def decide_revoke(
         reason = "its credential was revoked"
         events.append(NodeMembershipChanged(node=node.id, to=Membership.REJECTED, reason=reason, by=request.user))
     return Decision(events, api.Empty())
+
+
+def _whole(answer: api.Body) -> api.Body:
+    """Return the first answer if it still has its secret; else say that it cannot be given again."""
+    if isinstance(answer, api.CredentialIssued) and not answer.secret:
+        raise errors.Conflict(
+            f"the credential for {answer.identity!r} was made by this Request-Id, and its secret is shown only once",
+            hint="revoke it and make another",
+        )
+    return answer
 
 
 def list_credentials(state: State) -> api.CredentialPage:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
-import msgspec
 from msgspec.structs import replace
 
-from bacalhau_daemon.core.answers import first_answer
+from bacalhau_daemon.core.answers import decode_first_answer, first_answer
 from bacalhau_daemon.core.context import Context
 from bacalhau_daemon.core.decide.find import by_name, by_ref
 from bacalhau_daemon.core.events import AnyEvent, JobStopped, JobSubmitted, Submission
@@ -23,20 +20,15 @@ from bacalhau_protocol.models.quantities import format_bytes
 from bacalhau_protocol.models.states import JobStateType, JobType
 from bacalhau_protocol.models.submission import Prepared, prepare
 
-B = TypeVar("B", bound=api.Body)
 
-
-def repeated(context: Context, request: Request, kind: type[B]) -> B | None:
+def repeated(context: Context, request: Request, *kinds: type[api.Body]) -> api.Body | None:
     """Return the first answer when this Request-Id of this user has been carried out before."""
     if not request.id:
         return None
     known: api.Body | None = context.recall.answer((request.user, request.id))
     if known is None and request.found is not None and request.found.answer:
-        try:
-            known = msgspec.json.decode(request.found.answer, type=kind)
-        except msgspec.MsgspecError:
-            known = api.Empty()  # the answer of another verb
-    if known is not None and not isinstance(known, kind):
+        known = decode_first_answer(request.found.answer)
+    if known is not None and not isinstance(known, kinds):
         raise errors.Conflict(
             "this Request-Id has been used for another request", hint="make a new Request-Id for each request"
         )
