@@ -87,6 +87,12 @@ def finished(fake: FakeOrchestrator, *, exit_code: int = 0, stdout: bytes = b"he
     fake.finish(execution, exit_code)
 
 
+async def settle() -> None:
+    """Let everything that is ready to run on this loop run."""
+    for _ in range(200):
+        await asyncio.sleep(0)
+
+
 def _ignore(_: object) -> None:
     """Make a statement of an expression."""
 
@@ -99,13 +105,13 @@ def runs_to_its_end(exit_code: int = 0, *, state: JobStateType | None = None) ->
 
         async def play(job: str) -> None:
             execution = fake.place(job)
-            await asyncio.sleep(0.01)
+            await settle()
             fake.set_phase(execution, "Preparing", "image", 1_000_000, 2_000_000)
-            await asyncio.sleep(0.01)
+            await settle()
             fake.run(execution)
             fake.set_phase(execution, "Running")
             fake.nodes.write(execution, stdout=b"out\n", stderr=b"err\n")
-            await asyncio.sleep(0.01)
+            await settle()
             if state is not None:
                 fake.nodes.runs[execution].ended = True
                 fake.nodes.wake()

@@ -172,7 +172,7 @@ async def test_a_node_that_does_not_know_the_execution_yet_is_asked_again(fake: 
 
     task = asyncio.ensure_future(first)
     while not fake.nodes.requests:
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(0)
     fake.nodes.runs[execution] = run
     fake.nodes.write(execution, stdout=b"here\n")
 

@@ -177,7 +177,7 @@ async def test_it_connects_when_it_can(fake: FakeOrchestrator) -> None:
 async def seen(detail: JobDetail, condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
         while not condition():
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0)
 
 
 async def test_a_job_s_detail_follows_and_loads_on_demand(fake: FakeOrchestrator, tmp_path: Path) -> None:
