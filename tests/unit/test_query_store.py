@@ -6,10 +6,10 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from bacalhau_daemon.core import events as ev
+from bacalhau_daemon.core.answers import decode_first_answer
 from bacalhau_daemon.core.requests import Lookup
 from bacalhau_daemon.core.state import Status
 from bacalhau_daemon.log.records import Chain
@@ -163,15 +163,11 @@ def test_first_answers_are_found_by_user_and_request(side: Side) -> None:
     side.sync()
     ask = side.reader.lookup
     submitted = JobSubmitted(job_id=job_spec(1).id, evaluation_id="v-1", version=1)
-    assert ask(Lookup(user="alice", request="r-1")).answer == encoded(submitted)
+    assert decode_first_answer(ask(Lookup(user="alice", request="r-1")).answer) == submitted
     stopped = StopAnswer(job_id=job_spec(1).id, evaluation_id="v-9")
-    assert ask(Lookup(user="alice", request="r-stop")).answer == encoded(stopped)
+    assert decode_first_answer(ask(Lookup(user="alice", request="r-stop")).answer) == stopped
     assert ask(Lookup(user="mallory", request="r-1")).answer == b""
     assert ask(Lookup(user="alice", request="r-2")).answer == b""
-
-
-def encoded(body: JobSubmitted | StopAnswer) -> bytes:
-    return msgspec.json.encode(body)
 
 
 def test_request_ids_are_forgotten_after_a_day(side: Side) -> None:
