@@ -24,9 +24,11 @@ class Rows:
             return
         assert project.record.n == self.record + 1, "records come in order"
         self.record, self.event = project.record.n, project.record.last_event
+        assert project.cluster.event == self.event, "rows show what is stored, and nothing beyond it"
         self.jobs.update(project.jobs)
         self.executions.update(project.executions)
         for event in project.record.events:
+            assert getattr(event, "x", 0) in (0, *project.executions), f"{event} comes with its execution"
             if isinstance(event, ev.JobSubmitted | ev.JobStopped) and event.request:
                 self.answers.setdefault((event.by, event.request), encode_first_answer(event))
 

@@ -149,7 +149,20 @@ def test_while_an_append_is_in_flight_nothing_is_decided() -> None:
     assert loop.state.value == 1
     assert loop.waiting == 2
 
+
+def test_what_is_released_is_taken_before_more_is_decided() -> None:
+    """Effects of a stored batch see the state as it was stored, not what is decided next."""
+    loop = new_loop()
+    offer(loop, 1)
+    loop.run(NOW)
+    appended(loop)
+    offer(loop, 2, 3)
     loop.settled(Stored(1), NOW)
+    loop.run(NOW)
+
+    assert loop.state.value == 1
+    assert released(loop) == [1]
+
     loop.run(NOW)
     assert loop.state.value == 6
 
@@ -351,6 +364,7 @@ def test_records_form_a_chain_that_the_log_accepts() -> None:
         loop.run(NOW)
         append = appended(loop)
         loop.settled(log.append(append.expected, append.data), NOW)
+        loop.take()
 
     chain = Chain()
     for _, data in log.read(1):

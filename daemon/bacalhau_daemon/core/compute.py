@@ -187,7 +187,7 @@ class Compute:
         """Do what is due."""
         due = self.session.next_tick()
         if due is not None and due <= now:
-            self.session.describe(self.describe(), now)
+            self._heard(self.session.describe(self.describe(), now), now)
             self._heard(self.session.tick(now), now)
         if now >= self._withdraw_at:
             self._withdraw_at = now + WITHDRAW_EVERY_NS

@@ -186,15 +186,18 @@ class Loop(Generic[S, I, E]):
     # ── batches ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def run(self, now: int) -> None:
-        """Make batches until one is in flight or nothing waits. Cheap when there is nothing to do."""
+        """Make a batch, unless one is in flight, nothing waits, or something is to be taken first: call it again then.
+
+        What was released acts on the state as it was stored, so nothing is decided before it has been taken.
+        """
         if self._flight is not None:
             self._repeat(self._flight, now)
             return
-        while (self._queue or self._woken) and self._may_run(now):
+        if (self._queue or self._woken) and self._may_run(now):
             self._batch(now)
 
     def _may_run(self, now: int) -> bool:
-        return not (self.halted or self._reloading or self._flight is not None or now < self._hold_until)
+        return not (self._out or self.halted or self._reloading or now < self._hold_until)
 
     def _repeat(self, flight: _Flight[I, E], now: int) -> None:
         if flight.retry_at and now >= flight.retry_at:
