@@ -93,8 +93,13 @@ profile = _group(
     epilog=EPILOG,
 )
 @global_options
+@click.option("--theme", metavar="NAME", default="", help="Colours of the screens: dark, light, ansi, …")
+@click.option("--ascii", "ascii_only", is_flag=True, help="Screens without other characters than ASCII.")
+@click.option("--lite", is_flag=True, help="Screens for slow lines: painted less often.")
+@click.option("--no-mouse", is_flag=True, help="Screens leave the mouse to the terminal.")
+@click.option("--read-only", is_flag=True, help="Screens send nothing that changes the cluster.")
 @click.pass_context
-def root(ctx: click.Context) -> int:
+def root(ctx: click.Context, theme: str, *, ascii_only: bool, lite: bool, no_mouse: bool, read_only: bool) -> int:
     """A terminal cluster manager for compute over data.
 
     Without a command it opens the screens, when stdout is a terminal.
@@ -104,8 +109,13 @@ def root(ctx: click.Context) -> int:
     if not sys.stdout.isatty():
         click.echo(ctx.get_help(), err=True)
         return 2
-    app = importlib.import_module("bacalhau_tui.app")  # loads Textual
-    return int(app.run(ctx.obj.settings))
+    launch = importlib.import_module("bacalhau_tui.launch")
+    return int(
+        launch.run(
+            ctx.obj.settings,
+            launch.Choices(theme=theme, ascii=ascii_only, lite=lite, mouse=not no_mouse, read_only=read_only),
+        )
+    )
 
 
 def run(arguments: list[str]) -> int:

@@ -203,6 +203,7 @@ class JobDetail:
                             waiting.append(event)
                         case LogNote(text=text):
                             log.note(text, time.time_ns())
+                            self._changed()
                         case LogEnd():
                             self.log_end = event
         except errors.BacalhauError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
 import msgspec
@@ -11,6 +12,7 @@ from bacalhau_tui.data.format import clean_lines
 
 LINES_MAX = 50_000
 DROP_SHARE = 10  # when full, one tenth goes at once
+_COLOURS = re.compile("\x1b\\[[0-9;:]*m")  # a program's colours; our own say which execution and stream it is
 SEARCH_LINES_MAX = 5_000  # per call of `search`: a slice of less than 20 ms
 
 
@@ -94,7 +96,7 @@ class LogBuffer:
     def _add(self, lines: Iterable[LogLine]) -> None:
         before = len(self._lines)
         for line in lines:
-            text = clean_lines(line.text).expandtabs(8)
+            text = clean_lines(_COLOURS.sub("", line.text)).expandtabs(8)
             self._lines.append(
                 Line(line.at, self.add_source(line.execution_id, line.node_id), line.stream == "stderr", text)
             )

@@ -112,6 +112,11 @@ class Session:
         if self.client is not None:
             await self._load_nodes(self.client)
 
+    async def reload_jobs(self) -> None:
+        """Ask for all jobs. Raises as `Client` does."""
+        if self.client is not None:
+            await self._load_jobs(self.client)
+
     # ── the task ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _run(self) -> None:

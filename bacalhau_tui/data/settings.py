@@ -12,9 +12,10 @@ environment (`BACALHAU_PROFILE`, `BACALHAU_NATS`, `BACALHAU_CREDS`) and from fla
     read_only = false             # true: the client sends no writes
 
     [tui]
-    theme = ""
+    theme = ""                    # dark, light, ansi, …
     ascii = false                 # marks in ASCII
     lite = false                  # for slow lines: paint less often
+    mouse = true                  # false: the terminal keeps the mouse
     keys = { stop = "S" }         # by binding id
 
 A `--profile` flag is stronger than an address or a credential of the environment.
@@ -54,9 +55,10 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class TuiSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[tui]`: how the screens look and behave."""
 
-    theme: str = ""
+    theme: str = ""  # dark, light, ansi, or a name of Textual's; blank: by what the terminal announces
     ascii: bool = False
     lite: bool = False
+    mouse: bool = True
     keys: dict[str, str] = {}
 
 
