@@ -94,7 +94,8 @@ class OrchestratorRules:
             case ev.ExecutionEnded():
                 context.heard.pop(execution.id, None)
                 context.fleet.touch(execution.node, state.use(execution.node))
-                found.append(Reconcile(execution.j))
+                if _needs_a_look(state, execution.j):
+                    found.append(Reconcile(execution.j))
                 found += self.wake_for(execution.node)
             case ev.CancelConfirmed():
                 context.fleet.touch(execution.node, state.use(execution.node))
@@ -114,8 +115,7 @@ class OrchestratorRules:
         job = state.jobs[event.j]  # type: ignore[union-attr]
         if job.state.terminal:
             context.forget_job(job.j)
-            tally = state.tallies[job.j]
-            if not tally.live and not tally.old:
+            if not _needs_a_look(state, job.j):
                 return
         elif isinstance(event, ev.JobSubmitted):
             context.forget_job(job.j)  # what an earlier version waited for
@@ -160,6 +160,14 @@ _ABOUT_EXECUTIONS = frozenset({ev.ExecutionPlanned, ev.BidApproved, ev.Execution
 _ABOUT_JOBS = frozenset({ev.JobSubmitted, ev.JobStopped, ev.JobStateChanged, ev.JobUnplaced})
 _ABOUT_NODES = frozenset({ev.NodeJoined, ev.NodeInfoChanged, ev.NodeConnectionChanged, ev.NodeMembershipChanged})
 _ANSWERS = frozenset({ev.JobSubmitted, ev.JobStopped, ev.CredentialIssued, ev.CredentialRevoked})
+
+
+def _needs_a_look(state: State, j: int) -> bool:
+    """Whether a job still has anything to be decided about: not when it is over and nothing of it runs."""
+    job, tally = state.jobs.get(j), state.tallies.get(j)
+    if job is None or tally is None:
+        return False
+    return not job.state.terminal or bool(tally.live or tally.old)
 
 
 def _decide_request(context: Context, state: State, request: Request, now: int) -> Decision[AnyEvent]:

@@ -43,8 +43,19 @@ def decide_report(context: Context, state: State, item: Reported, now: int) -> D
         stray = accepted and not execution.status.live
         return Decision((), Stray(item.node, execution.id)) if stray else NOTHING
     if move is ExecutionMove.APPROVE:
-        return _approve(state, execution)
-    return Decision([_ended(execution, report)])
+        return Decision(approval(state, execution))
+    events: list[AnyEvent] = [_ended(execution, report)]
+    if move is ExecutionMove.COMPLETE and _completes_job(state, execution):
+        events.append(job_state(state.jobs[execution.j], JobStateType.COMPLETED, Cause.DONE))
+    return Decision(events)
+
+
+def _completes_job(state: State, execution: ExecutionState) -> bool:
+    """Whether this is the last partition: then the job is complete at once, whatever else is in the batch."""
+    job, tally = state.jobs[execution.j], state.tallies[execution.j]
+    if job.state.terminal or job.version != execution.job_version:
+        return False
+    return len(tally.done) + 1 >= job.count
 
 
 def _move(report: Report) -> ExecutionMove:
@@ -72,10 +83,6 @@ def is_unreplaced(state: State, execution: ExecutionState) -> bool:
     if job is None or job.state.terminal or job.version != execution.job_version:
         return False
     return execution.partition in state.tallies[execution.j].vacant
-
-
-def _approve(state: State, execution: ExecutionState) -> Decision[AnyEvent]:
-    return Decision(approval(state, execution))
 
 
 def approval(state: State, execution: ExecutionState) -> list[AnyEvent]:
