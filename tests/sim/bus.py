@@ -114,13 +114,14 @@ class Bus:
         if found is None:
             head = subject.rpartition(".")[0]
             found = [*self._exact.get(subject, ()), *self._exact.get(f"{head}.*", ())]
-            tokens = subject.split(".")
             while head:
                 found += self._exact.get(f"{head}.>", ())
                 head = head.rpartition(".")[0]
+            if subject.startswith("_"):  # an inbox: used once, and nobody subscribes to it by a pattern
+                return found
+            tokens = subject.split(".")
             found += [endpoint for pattern, endpoint in self._patterns if _matches(pattern, tokens)]
-            if not subject.startswith("_"):  # inboxes are used once
-                self._routes[subject] = found
+            self._routes[subject] = found
         return found
 
 

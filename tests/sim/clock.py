@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 SECOND = 1_000_000_000
 MILLI = 1_000_000
+NEVER = 1 << 62
 START = 1_800_000_000 * SECOND  # a fixed moment, so that runs can be compared
 
 

@@ -37,7 +37,7 @@ from bacalhau_protocol.models.resources import Resources
 from bacalhau_protocol.ncl.events import Send
 from bacalhau_protocol.transport.base import Message
 from tests.sim.bus import Bus, Endpoint
-from tests.sim.clock import MILLI, SECOND, Clock
+from tests.sim.clock import MILLI, NEVER, SECOND, Clock
 
 APPEND_NS, RELOAD_NS, HELLO_RETRY_NS, HELLO_TRIES = MILLI // 2, 5 * MILLI, 2 * SECOND, 5
 CAPACITY = Resources(cpu=4.0, memory=8_000_000_000, disk=50_000_000_000)
@@ -100,7 +100,7 @@ class Process:
         self.runs: dict[str, Running] = {}
         self._on_run = on_run
         self._pumping = False
-        self._wake_at = 0
+        self._wake_at = self._timer_at = NEVER
         self._hellos = 0
         self._shell_inbox = f"_R.{name}.{life}h"
         self.machine = self._make(life, labels)
@@ -182,8 +182,7 @@ class Process:
         if not self.alive:
             return
         machine, now = self.machine, self.clock.now
-        due = machine.next_tick()
-        if due is not None and due <= now:
+        if self._wake_at <= now:
             machine.tick(now)
         for action in machine.actions(now):
             if self.crash_between and self.rng.random() < self.crash_between:
@@ -193,14 +192,22 @@ class Process:
         self._arm()
 
     def _arm(self) -> None:
+        """Be woken when the machine wants it; a timer that comes too early looks again."""
         at = self.machine.next_tick()
-        if at is not None and (at != self._wake_at or at <= self.clock.now):
-            self._wake_at = at
-            self.clock.at(max(at, self.clock.now + 1), self._timer)
+        self._wake_at = NEVER if at is None else max(at, self.clock.now + 1)
+        if self._wake_at < self._timer_at:
+            self._timer_at = self._wake_at
+            self.clock.at(self._timer_at, self._timer)
 
     def _timer(self) -> None:
-        if self.alive and self._wake_at <= self.clock.now:
+        if not self.alive or self.clock.now < self._timer_at:
+            return
+        self._timer_at = NEVER
+        if self._wake_at <= self.clock.now:
             self.wake()
+        elif self._wake_at < NEVER:
+            self._timer_at = self._wake_at
+            self.clock.at(self._timer_at, self._timer)
 
     def _carry_out(self, action: Action) -> None:
         match action:

@@ -26,7 +26,7 @@ from bacalhau_daemon.core.requests import Request
 from bacalhau_daemon.log.memory import MemoryLog
 from bacalhau_protocol.transport.base import Message
 from tests.sim.bus import Bus, Endpoint
-from tests.sim.clock import MILLI, Clock
+from tests.sim.clock import MILLI, NEVER, Clock
 from tests.sim.rows import Rows
 
 APPEND_NS, ROWS_NS, LOOKUP_NS, RELOAD_NS = MILLI // 2, 20 * MILLI, MILLI, 5 * MILLI
@@ -67,7 +67,7 @@ class Process:
         self.crash_between = 0.0  # probability, per action
         self._on_answer, self._after = on_answer, after
         self._pumping = False
-        self._wake_at = 0
+        self._wake_at = self._timer_at = NEVER
         settings = production.Settings(
             node=NAME, version="sim", inbox=f"_R.{NAME}.{life}", **({"policy": policy} if policy else {})
         )
@@ -115,8 +115,7 @@ class Process:
         if not self.alive:
             return
         machine, now = self.machine, self.clock.now
-        due = machine.next_tick()
-        if due is not None and due <= now:
+        if self._wake_at <= now:
             machine.tick(now)
         for action in machine.actions(now):
             if self.crash_between and self.rng.random() < self.crash_between:
@@ -129,14 +128,22 @@ class Process:
             self._arm()
 
     def _arm(self) -> None:
+        """Be woken when the machine wants it; a timer that comes too early looks again."""
         at = self.machine.next_tick()
-        if at is not None and (at != self._wake_at or at <= self.clock.now):
-            self._wake_at = at
-            self.clock.at(max(at, self.clock.now + 1), self._timer)
+        self._wake_at = NEVER if at is None else max(at, self.clock.now + 1)
+        if self._wake_at < self._timer_at:
+            self._timer_at = self._wake_at
+            self.clock.at(self._timer_at, self._timer)
 
     def _timer(self) -> None:
-        if self.alive and self._wake_at <= self.clock.now:
+        if not self.alive or self.clock.now < self._timer_at:
+            return
+        self._timer_at = NEVER
+        if self._wake_at <= self.clock.now:
             self.wake()
+        elif self._wake_at < NEVER:
+            self._timer_at = self._wake_at
+            self.clock.at(self._timer_at, self._timer)
 
     def _carry_out(self, action: Action) -> None:
         match action:

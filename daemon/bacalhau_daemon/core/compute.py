@@ -112,7 +112,8 @@ class Compute:
             self.rules, CODEC, state, chain, cluster=f"node {node}", by=node
         )
         self.own = True  # the orchestrator is one of ours; known once it has welcomed us, or nobody has
-        self._info = info
+        self._info = self._described = info
+        self._described_for: object = None
         self.session = ComputeSession(
             node, inbox, self.describe(), started_at=started_at, jitter=jitter, timings=timings
         )
@@ -218,11 +219,18 @@ class Compute:
 
     def next_tick(self) -> int | None:
         """Return when `tick` and `actions` have something to do, if nothing else comes; 0: now."""
-        times = [at for at in (self.session.next_tick(), self.loop.next_run(), self._withdraw_at) if at is not None]
-        return min(times, default=None)
+        session, run = self.session.next_tick(), self.loop.next_run()
+        soonest = self._withdraw_at if session is None else min(session, self._withdraw_at)
+        return soonest if run is None else min(run, soonest)
 
     def describe(self) -> NodeInfo:
-        """Return what the node says of itself now."""
+        """Return what the node says of itself now; the same object for as long as it is the same."""
+        basis = (self.state, self.state.event, self.rules.offer, self._info)
+        if basis != self._described_for:
+            self._described_for, self._described = basis, self._describe()
+        return self._described
+
+    def _describe(self) -> NodeInfo:
         state, offer = self.state, self.rules.offer
         free = compute_bid.free(offer, state)
         gpus = tuple(gpu for gpu in offer.capacity.gpus or () if gpu not in state.room.gpus)

@@ -89,6 +89,9 @@ class NodeLink:
     # ── NCL ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _hear(self, event: ncl.OrchestratorEvent, now: int) -> None:
+        if type(event) is ncl.HeartbeatReceived:  # first, because nearly all are
+            self._heartbeat(event, now)
+            return
         change = _connection_change(event)
         if change is not None:
             self._offer(change)
@@ -100,8 +103,6 @@ class NodeLink:
                 self._offer(Confirmed(x))
             case ncl.DeliveryConfirmed():
                 pass
-            case ncl.HeartbeatReceived():
-                self._heartbeat(event, now)
             case ncl.NodeHandshook():
                 self._offer(Handshake(event))
             case ncl.NodeInfoUpdated():

@@ -154,14 +154,16 @@ class Orchestrator:
 
     def next_tick(self) -> int | None:
         """Return when `tick` and `actions` are next worth calling (ns since the epoch); None: not before an input."""
-        dues = (
+        soonest = self.feed.next_tick() if self.leading else None
+        for due in (
             self.link.sessions.next_tick(),
             self.context.timers.next(),
             self.feed.next_flush(),
             self._loop.next_run() or None,
-            self.feed.next_tick() if self.leading else None,
-        )
-        return min((due for due in dues if due is not None), default=None)
+        ):
+            if due is not None and (soonest is None or due < soonest):
+                soonest = due
+        return soonest
 
     def settled(self, outcome: Outcome, now: int) -> None:
         """Take the outcome of the append in flight."""

@@ -200,9 +200,11 @@ class ComputeSession:
             case ComputeState.HANDSHAKING | ComputeState.LEAVING:
                 return min((asked.deadline for asked in self._asked.values()), default=None)
             case ComputeState.CONNECTED:
-                times_ = [self._beat_at, self._silence_at(), *(asked.deadline for asked in self._asked.values())]
+                soonest = min(self._beat_at, self._silence_at())
+                for asked in self._asked.values():
+                    soonest = min(soonest, asked.deadline)
                 resend = self._sender.next_tick()
-                return min(times_) if resend is None else min(*times_, resend)
+                return soonest if resend is None else min(soonest, resend)
             case _:
                 return None
 
@@ -336,8 +338,12 @@ class ComputeSession:
 
     def _tell(self, now: int) -> list[ComputeOutput]:
         """Send what the orchestrator does not know of us yet, unless that is under way."""
-        under_way = any(asked.kind is messages.UpdateNodeInfoRequest for asked in self._asked.values())
-        if self.state is not ComputeState.CONNECTED or under_way or _lasting(self._info) == _lasting(self._told):
+        if self._info is self._told or self.state is not ComputeState.CONNECTED:
+            return []
+        if any(asked.kind is messages.UpdateNodeInfoRequest for asked in self._asked.values()):
+            return []
+        if _lasting(self._info) == _lasting(self._told):
+            self._told = self._info  # the same, but for what heartbeats carry
             return []
         return [self._ask(messages.UpdateNodeInfoRequest(self._info), now, self._timings.request_timeout_ns)]
 

@@ -34,6 +34,8 @@ class Slot:
         "queued",
         "record",
         "reported",
+        "said",
+        "said_before",
         "storages",
         "version_known",
         "version_ok",
@@ -44,6 +46,8 @@ class Slot:
         self.id = record.id
         self.foreign_use = (0, 0, 0, 0)  # what the node says is taken beyond what we gave it
         self.reported = [0, 0, 0, 0]  # the last report of that
+        self.said: object = None  # the last report as it came, beside what we knew then
+        self.said_before: object = None
         self.queued = (0, 0, 0, 0)  # what waits on the node itself
         self.set_record(record)
         self.set_use(use)
@@ -78,8 +82,12 @@ class Slot:
         It counts only where it says *less* than we know, and only what two reports in a row agree on: a report and
         the end of an execution may cross on the way.
         """
-        before = (self.free_cpu, self.free_memory, self.free_disk, self.free_gpu)
         given = (use.cpu, use.memory, use.disk, use.gpu)
+        said = (available, queued, given, self.max)
+        if said == self.said and said == self.said_before:
+            return False  # a third time changes nothing: the way of most heartbeats
+        self.said_before, self.said = self.said, said
+        before = (self.free_cpu, self.free_memory, self.free_disk, self.free_gpu)
         triples = zip(self.max, amounts(available), given, strict=True)
         other = [max(0, most - free - ours) for most, free, ours in triples]
         self.foreign_use = _least(other, self.reported)
