@@ -7,8 +7,10 @@ from typing import Protocol
 import msgspec
 
 from bacalhau_daemon.core.inputs import Reconcile
-from bacalhau_daemon.core.policy import POLICY, Policy
+from bacalhau_daemon.core.policy import POLICY, SECOND, Policy
 from bacalhau_daemon.core.recall import Recall
+from bacalhau_daemon.core.scheduling.explain import Unplaced, unplaced
+from bacalhau_daemon.core.scheduling.feasible import History
 from bacalhau_daemon.core.scheduling.fleet import Fleet
 from bacalhau_daemon.core.scheduling.need import Need, need_of
 from bacalhau_daemon.core.scheduling.waiting import Waiting
@@ -16,6 +18,9 @@ from bacalhau_daemon.core.state import JobState
 from bacalhau_daemon.core.timers import Timers
 from bacalhau_protocol.api.messages import Phase
 from bacalhau_protocol.models import ids
+
+EXPLANATION_NS = SECOND
+EXPLANATIONS_MAX = 256
 
 
 class Ids(Protocol):
@@ -65,6 +70,7 @@ class Context:
         self.heard: dict[str, Heard] = {}  # by execution id
         self.returning: dict[str, int] = {}  # node → until when its reports are awaited before lost work is replaced
         self.woken: list[Reconcile] = []  # jobs that a decision wants looked at
+        self._unplaced: dict[tuple[Need, int], tuple[int, Unplaced]] = {}  # of this moment
         self._needs: dict[int, tuple[int, Need]] = {}  # j → version and need
 
     def new_id(self, prefix: str) -> str:
@@ -84,6 +90,24 @@ class Context:
         self._needs[job.j] = (job.version, need)
         return need
 
+    def unplaced(self, need: Need, partitions: int, history: History, now: int) -> Unplaced:
+        """Say why no node takes it. Jobs with equal needs share an explanation for a moment: it costs milliseconds."""
+        if history:
+            return unplaced(self.fleet, need, partitions, history)
+        key = (need, partitions)
+        known = self._unplaced.get(key)
+        if known is not None and known[0] <= now < known[0] + EXPLANATION_NS:
+            return known[1]
+        if len(self._unplaced) >= EXPLANATIONS_MAX:
+            self._unplaced.clear()
+        why = unplaced(self.fleet, need, partitions)
+        self._unplaced[key] = (now, why)
+        return why
+
+    def forget_explanations(self) -> None:
+        """Drop explanations that were made before a node changed."""
+        self._unplaced.clear()
+
     def forget_job(self, j: int) -> None:
         """Drop what is kept of a job that is over."""
         self.waiting.remove(j)
@@ -97,3 +121,4 @@ class Context:
         self.waits_since.clear()
         self.woken = []
         self._needs.clear()
+        self._unplaced.clear()

@@ -30,7 +30,7 @@ from bacalhau_protocol.models.node import NodeState
 from bacalhau_protocol.models.quantities import format_bytes
 from bacalhau_protocol.ncl.messages import is_own
 
-EXPLAINED_MAX = 200  # nodes in one answer, the nearest first
+EXPLAINED_MAX = 200  # executions whose reasons are in one answer
 NODE_EXECUTIONS_MAX = 500
 
 
@@ -81,12 +81,13 @@ class Queries:
             used = nodes_used(state, tally) if tally is not None else set()
             history, recorded = self._history(job, now), self._recorded(job)
         rows = explain(context.fleet, need, used=used, history=history)
-        matching = sum(row.fits for row in rows)
-        summary = f"{matching} of {len(rows)} nodes fit now"
+        total = len(context.fleet.slots)
+        matching = sum(row.fits for row in rows) if total <= len(rows) else len(context.fleet.shape(need).open)
+        summary = f"{matching} of {total} nodes fit now"
         if not matching:
             summary = unplaced(context.fleet, need, 1, history).message
         return api.Explanation(
-            as_of=now, matching=matching, nodes=rows[:EXPLAINED_MAX], summary=summary, recorded=recorded
+            as_of=now, matching=matching, nodes=rows, summary=summary, recorded=recorded
         )
 
     def _history(self, job: JobState, now: int) -> History:

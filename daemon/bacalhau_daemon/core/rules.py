@@ -130,6 +130,7 @@ class OrchestratorRules:
         context = self.context
         node = state.nodes[name]
         context.fleet.refresh(node, state.use(name))
+        context.forget_explanations()
         due = deadlines.node_due(context, node)
         if due:
             context.timers.arm(due, CheckNode(name))

@@ -13,7 +13,7 @@ from bacalhau_daemon.core.context import Context
 from bacalhau_daemon.core.events import AnyEvent, Cause, JobStateChanged, JobUnplaced
 from bacalhau_daemon.core.inputs import Reconcile
 from bacalhau_daemon.core.policy import REASON_CHARACTERS_MAX, SECOND
-from bacalhau_daemon.core.scheduling.explain import Unplaced, is_hopeless, unplaced
+from bacalhau_daemon.core.scheduling.explain import Unplaced, is_hopeless
 from bacalhau_daemon.core.scheduling.reconcile import Vacancy
 from bacalhau_daemon.core.state import JobState, State
 from bacalhau_protocol.models.job import TimeoutConfig
@@ -32,16 +32,16 @@ def decide_unplaced(
     over = bool(job.queued and queue_ns and now >= job.queued + queue_ns)
     if over or (hopeless and not queue_ns):
         settled(context, job)
-        return [_failed(job, _explain(context, job, hopeless or vacancies))]
+        return [_failed(job, _explain(context, job, hopeless or vacancies, now))]
     since = context.waits_since.setdefault(job.j, now)
     _stand_in_line(context, job, tried=tried)
     for due in _dues(context, job, vacancies, since):
         if due > now:
             context.timers.arm(due, Reconcile(job.j))
     if job.unplaced is None and (hopeless or now >= since + context.policy.settle_ns):
-        return _record(state, job, _explain(context, job, vacancies), len(vacancies))
+        return _record(state, job, _explain(context, job, vacancies, now), len(vacancies))
     if job.unplaced is not None and not state.tallies[job.j].live and job.state is not JobStateType.QUEUED:
-        return [_queued(job, _explain(context, job, vacancies))]
+        return [_queued(job, _explain(context, job, vacancies, now))]
     return ()
 
 
@@ -68,8 +68,8 @@ def _dues(context: Context, job: JobState, vacancies: Sequence[Vacancy], since: 
     yield from sorted(vacancy.history_until for vacancy in vacancies if vacancy.history_until)[:1]
 
 
-def _explain(context: Context, job: JobState, vacancies: Sequence[Vacancy]) -> Unplaced:
-    return unplaced(context.fleet, context.need(job), len(vacancies), vacancies[0].history)
+def _explain(context: Context, job: JobState, vacancies: Sequence[Vacancy], now: int) -> Unplaced:
+    return context.unplaced(context.need(job), len(vacancies), vacancies[0].history, now)
 
 
 def _record(state: State, job: JobState, why: Unplaced, partitions: int) -> Sequence[AnyEvent]:

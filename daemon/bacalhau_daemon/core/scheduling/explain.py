@@ -38,10 +38,14 @@ def explain(
     seed: int = 0,
     used: Container[str] = (),
     history: History = NO_HISTORY,
-    nodes_max: int = 10_000,
+    nodes_max: int = EXAMINED_MAX,
 ) -> list[NodeFindings]:
-    """Return every finding on every node: those that fit first, by score, then the others, the nearest first."""
-    examined = [(slot, findings(slot, need, history)) for slot in fleet.slots[:nodes_max]]
+    """Return every finding on every node: those that fit first, by score, then the others, the nearest first.
+
+    Of more than `nodes_max` nodes, those with room first, then those that would fit, then a spread of the others.
+    """
+    shape = fleet.shape(need)
+    examined = [(slot, findings(slot, need, history)) for slot in _examined(fleet, shape, nodes_max)]
     fitting = [slot for slot, found in examined if all(each.passed for each in found)]
     score = dict(zip((slot.id for slot in fitting), scores(fitting, need, used, seed), strict=True))
     rows = [
@@ -87,15 +91,17 @@ def is_hopeless(fleet: Fleet, need: Need, history: History = NO_HISTORY) -> bool
     return shape.counts[FITS] <= forbidden
 
 
-def _examined(fleet: Fleet, shape: Shape) -> Sequence[Slot]:
-    """All nodes when they are few; else those that fit first, and a spread of the others."""
+def _examined(fleet: Fleet, shape: Shape, nodes_max: int = EXAMINED_MAX) -> Sequence[Slot]:
+    """Return all nodes when they are few; else those with room, then those that would fit, and a spread of others."""
     slots = fleet.slots
-    if len(slots) <= EXAMINED_MAX:
+    if len(slots) <= nodes_max:
         return slots
-    fitting = [slot for slot in slots if shape.fits(slot)][: EXAMINED_MAX // 2] if shape.counts[FITS] else []
-    rest = EXAMINED_MAX - len(fitting)
-    spread = slots[:: max(1, len(slots) // rest)][:rest]
-    return list(dict.fromkeys([*fitting, *spread]))
+    half = nodes_max // 2
+    chosen = shape.open[:half]
+    if len(chosen) < half and shape.counts[FITS]:
+        chosen = [*chosen, *(slot for slot in slots if shape.fits(slot))][:half]
+    spread = slots[:: max(1, len(slots) // half)]
+    return list(dict.fromkeys([*chosen, *spread]))[:nodes_max]
 
 
 def _distance(found: Sequence[Finding]) -> tuple[int, int]:

@@ -19,9 +19,9 @@ from bacalhau_protocol.models.constraints import match, matches
 from bacalhau_protocol.models.quantities import format_bytes, format_cpu
 from bacalhau_protocol.models.times import format_time
 
-FITS, MEMBERSHIP, ENGINE, PUBLISHER, STORAGE, LABELS, VERSION, MAXIMUM, CONNECTION, HISTORY, CAPACITY = range(11)
+FITS, MEMBERSHIP, ENGINE, PUBLISHER, STORAGE, VERSION, LABELS, MAXIMUM, CONNECTION, HISTORY, CAPACITY = range(11)
 CHECKS: Final = (
-    *("", "membership", "engine", "publisher", "storage", "labels", "version", "maximum"),
+    *("", "membership", "engine", "publisher", "storage", "version", "labels", "maximum"),
     *("connection", "history", "capacity"),
 )
 """Names of checks, as `Finding.check` has them. Index 0 means that nothing failed."""
@@ -44,6 +44,11 @@ NO_HISTORY: Final[History] = {}
 
 def first_static_miss(slot: Slot, need: Need) -> int:
     """Return the first of the static checks that the node fails, `FITS` if none."""
+    return first_miss_of_kind(slot, need) or first_miss_of_node(slot, need)
+
+
+def first_miss_of_kind(slot: Slot, need: Need) -> int:
+    """The same, for the checks that all nodes of a kind (`Slot.kind`) pass or fail alike."""
     if not slot.approved:
         return MEMBERSHIP
     if need.engine not in slot.engines:
@@ -52,19 +57,20 @@ def first_static_miss(slot: Slot, need: Need) -> int:
         return PUBLISHER
     if need.storages and not slot.storages.issuperset(need.storages):
         return STORAGE
-    if need.constraints and not all(matches(each, slot.labels) for each in need.constraints):
-        return LABELS
-    if not slot.version_ok:
-        return VERSION
-    return FITS if _within_maximum(slot, need) else MAXIMUM
+    return FITS if slot.version_ok else VERSION
 
 
-def _within_maximum(slot: Slot, need: Need) -> bool:
-    for most in (slot.job_max, slot.max):
-        cpu, memory, disk, gpu = most
-        if need.cpu > cpu or need.memory > memory or need.disk > disk or need.gpu > gpu:
-            return False
-    return any(slot.max)
+def first_miss_of_node(slot: Slot, need: Need) -> int:
+    """The same, for the checks that are about one node alone."""
+    if need.constraints:
+        labels = slot.labels
+        for each in need.constraints:
+            if not matches(each, labels):
+                return LABELS
+    cpu, memory, disk, gpu = slot.job_max
+    if need.cpu > cpu or need.memory > memory or need.disk > disk or need.gpu > gpu or not slot.has_anything:
+        return MAXIMUM
+    return FITS
 
 
 def has_room(slot: Slot, need: Need) -> bool:
@@ -156,11 +162,10 @@ def _version(slot: Slot, need: Need) -> Finding:
 
 
 def _maximum(slot: Slot, need: Need) -> Finding:
-    most = tuple(map(min, slot.job_max, slot.max))
-    passed = _within_maximum(slot, need)
-    hint = "" if passed else "ask for less" if any(slot.max) else "the node has not said what it has"
+    passed = slot.has_anything and all(want <= most for want, most in zip(_tuple(need), slot.job_max, strict=True))
+    hint = "" if passed else "ask for less" if slot.has_anything else "the node has not said what it has"
     return Finding(
-        check="maximum", passed=passed, required=_amounts(need), actual=_four(most), hint=hint, permanent=True
+        check="maximum", passed=passed, required=_amounts(need), actual=_four(slot.job_max), hint=hint, permanent=True
     )
 
 
@@ -194,8 +199,8 @@ _FINDERS: tuple[Callable[[Slot, Need], Finding], ...] = (
     _engine,
     _publisher,
     _storage,
-    _labels,
     _version,
+    _labels,
     _maximum,
     _connection,
 )

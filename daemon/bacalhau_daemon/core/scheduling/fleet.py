@@ -7,7 +7,7 @@ Soft: built from the state, kept in step by `refresh` (a node's record changed) 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 from bacalhau_daemon.core.scheduling.feasible import (
     CAPACITY,
@@ -15,6 +15,8 @@ from bacalhau_daemon.core.scheduling.feasible import (
     CONNECTION,
     FITS,
     LABELS,
+    first_miss_of_kind,
+    first_miss_of_node,
     first_static_miss,
     has_room,
 )
@@ -42,6 +44,28 @@ class Shape:
         self.open: list[Slot] = []  # those that fit and have room now, in no order
         self.away = self.busy = 0  # those that fit, but are not connected, or have no room
         self._place = array("i", [_UNFIT]) * nodes  # slot index → place in `open`, or a negative reason
+
+    def build(self, slots: Sequence[Slot]) -> None:
+        """Judge many nodes at once, none of which has been; the same as `judge`, but in one go."""
+        need, misses, counts, place, kinds = self.need, self.misses, self.counts, self._place, dict[int, int]()
+        for slot in slots:
+            miss = kinds.get(slot.kind)
+            if miss is None:
+                miss = kinds[slot.kind] = first_miss_of_kind(slot, need)
+            miss = miss or first_miss_of_node(slot, need)
+            misses[slot.index] = miss
+            counts[miss] += 1
+            if not miss:
+                if has_room(slot, need):
+                    place[slot.index] = len(self.open)
+                    self.open.append(slot)
+                elif slot.connected:
+                    place[slot.index] = _BUSY
+                    self.busy += 1
+                else:
+                    place[slot.index] = _AWAY
+                    self.away += 1
+        counts[LABELS] -= len(slots)
 
     def judge(self, slot: Slot) -> None:
         """Take a node in, or its changed record."""
@@ -108,6 +132,7 @@ class Fleet:
         self.slots: list[Slot] = []  # by index; nodes are never taken out
         self.by_id: dict[str, Slot] = {}
         self._labels: dict[tuple[str, str], dict[int, None]] = {}
+        self._kinds: dict[tuple[object, ...], int] = {}
         self._shapes: dict[Need, Shape] = {}  # the least recently used first
 
     @classmethod
@@ -129,6 +154,8 @@ class Fleet:
             self._unlabel(slot)
             slot.set_record(record)
             slot.set_use(use)
+        alike = (slot.approved, slot.engines, slot.publishers, slot.storages, slot.version_ok)
+        slot.kind = self._kinds.setdefault(alike, len(self._kinds))
         for label in slot.labels.items():
             self._labels.setdefault(label, {})[slot.index] = None
         for shape in self._shapes.values():
@@ -164,14 +191,13 @@ class Fleet:
         shape = self._shapes.pop(need, None)
         if shape is None:
             shape = Shape(need, len(self.slots))
-            for slot in self._candidates(need):
-                shape.judge(slot)
+            shape.build(self._candidates(need))
             if len(self._shapes) >= SHAPES_MAX:
                 del self._shapes[next(iter(self._shapes))]
         self._shapes[need] = shape
         return shape
 
-    def _candidates(self, need: Need) -> Iterable[Slot]:
+    def _candidates(self, need: Need) -> Sequence[Slot]:
         """Narrow down by the rarest label that the job insists on."""
         best: Iterator[int] | None = None
         fewest = len(self.slots)

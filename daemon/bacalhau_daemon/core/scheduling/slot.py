@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from bacalhau_daemon.core.events import Connection, Membership
 from bacalhau_daemon.core.state import NodeRecord, NodeUse
 from bacalhau_protocol.models.node import BuildVersion
@@ -24,9 +26,11 @@ class Slot:
         "free_disk",
         "free_gpu",
         "free_memory",
+        "has_anything",
         "id",
         "index",
         "job_max",
+        "kind",
         "labels",
         "max",
         "own",
@@ -43,6 +47,7 @@ class Slot:
 
     def __init__(self, index: int, record: NodeRecord, use: NodeUse) -> None:
         self.index = index
+        self.kind = 0  # the same for nodes that are alike in all but labels and amounts; the fleet's to give
         self.id = record.id
         self.foreign_use = (0, 0, 0, 0)  # what the node says is taken beyond what we gave it
         self.reported = [0, 0, 0, 0]  # the last report of that
@@ -63,7 +68,8 @@ class Slot:
         self.publishers = _names(compute.publishers)
         self.storages = _names(compute.storage_sources)
         self.max = amounts(compute.max_capacity)
-        self.job_max = amounts(compute.max_job_requirements)
+        self.has_anything = any(self.max)
+        self.job_max = _least(self.max, amounts(compute.max_job_requirements))  # what one job may ask for
         self.own = is_own(info)
         self.version_known, self.version_ok = check_version(info.version)
 
@@ -103,7 +109,7 @@ def amounts(resources: Resources) -> tuple[int, int, int, int]:
     return round(resources.cpu * 1000), resources.memory, resources.disk, resources.gpu
 
 
-def _least(one: list[int], other: list[int]) -> tuple[int, int, int, int]:
+def _least(one: Sequence[int], other: Sequence[int]) -> tuple[int, int, int, int]:
     cpu, memory, disk, gpu = map(min, one, other)
     return cpu, memory, disk, gpu
 
