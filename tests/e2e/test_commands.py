@@ -36,6 +36,14 @@ def a_file(directory: Path, **params: object) -> str:
     return str(path)
 
 
+def size_of(path: Path) -> int:
+    """Return a file's size, 0 when it has just become another."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 def test_run_wait_logs_results(stack: DevStack, tmp_path: Path) -> None:
     """`job run --wait` prints state, node, phases, exit code; `logs -f` ends as the job did; `results` has the tree."""
     stack.hybrid("--name", "n-one")
@@ -47,7 +55,7 @@ def test_run_wait_logs_results(stack: DevStack, tmp_path: Path) -> None:
     job = json.loads(stack.command("job", "get", "hello", "-o", "json").stdout)
 
     assert waited.returncode == 3
-    for words in ("State     = Completed", "Exit code = 3", "n-one", "Preparing 3", "Running 3"):
+    for words in ("State     = Completed", "Exit code = 3", "n-one", "Preparing ", "Running "):
         assert words in waited.stdout
     assert (logs.returncode, logs.stdout) == (3, "out\n")
     assert "err\n" in logs.stderr
@@ -111,7 +119,7 @@ def test_an_interrupted_download_goes_on(stack: DevStack, tmp_path: Path) -> Non
     command = [sys.executable, "-m", "bacalhau_tui", "job", "results", "hello", "-d", str(place)]
     running = subprocess.Popen(command, env=stack.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     parts = f".*{PART_SUFFIX}"
-    while running.poll() is None and not any(path.stat().st_size >= ENOUGH_BYTES for path in place.glob(parts)):
+    while running.poll() is None and not any(size_of(path) >= ENOUGH_BYTES for path in place.glob(parts)):
         pass  # it is to be interrupted as soon as there is enough
     running.send_signal(signal.SIGINT)
     running.communicate(timeout=30)
