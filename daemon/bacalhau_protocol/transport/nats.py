@@ -122,10 +122,9 @@ class NatsBus:
         if client is not None and client.is_connected:
             with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
                 await client.flush(timeout=CLOSE_TIMEOUT_S)
-        if runner is not None:
+        while runner is not None and not runner.done():  # nats-py swallows a cancellation now and then
             runner.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await runner
+            await asyncio.wait({runner}, timeout=CLOSE_TIMEOUT_S)
         if self._tasks:
             _, late = await asyncio.wait(list(self._tasks), timeout=CLOSE_TIMEOUT_S)
             for task in late:
@@ -206,7 +205,7 @@ class NatsBus:
     async def _run(self) -> None:
         """Live one life after another."""
         failures = refusals = 0
-        while True:
+        while self._runner is not None:
             try:
                 client = await self._connect()
             except errors.BacalhauError as error:
@@ -306,6 +305,9 @@ class NatsBus:
             greeted = client.client_id is not None
             self._spawn(_abandon(client))
             raise refusal(seen[-1] if seen else error, self.settings, greeted=greeted) from error
+        except asyncio.CancelledError:
+            self._spawn(_abandon(client))
+            raise
         seen.clear()
         return client
 
