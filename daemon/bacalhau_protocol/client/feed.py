@@ -108,7 +108,9 @@ class Feed:
                 return Silent()
             else:
                 try:
-                    await asyncio.wait_for(self._filled.wait(), left_s)
+                    # Not `wait_for`: when the event and a cancellation come together, Python 3.11's loses the latter.
+                    async with asyncio.timeout(left_s):
+                        await self._filled.wait()
                 except TimeoutError:
                     continue
         return self._events.popleft()
