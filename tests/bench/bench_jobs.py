@@ -21,6 +21,7 @@ from bacalhau_protocol.api import subjects
 from bacalhau_protocol.api.tokens import decode_credential
 from bacalhau_protocol.client.client import Client
 from bacalhau_protocol.models.job import InputSource, Job, SpecConfig, Task
+from bacalhau_protocol.models.resources import ResourcesConfig
 from bacalhau_protocol.transport.base import Message
 from tests.bench import floors
 
@@ -28,6 +29,7 @@ RECORDS, COMMITS, ROUND_TRIPS = 3, 3, 3
 LATENCY_JOBS, WARM_UP_JOBS = 300, 50
 THROUGHPUT_JOBS, IN_FLIGHT = 5_000, 256
 WASM_JOBS = 1_500
+SMALL = ResourcesConfig(cpu="1m", memory="1mb")  # so that the node has room for all that are in flight
 ENDED = frozenset({"Completed", "Failed", "Stopped"})
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -61,14 +63,15 @@ class Ends:
 
 def noop() -> Job:
     """Return a job that does nothing."""
-    return Job(type="batch", tasks=(Task(name="main", engine=SpecConfig(type="noop")),))
+    return Job(type="batch", tasks=(Task(name="main", engine=SpecConfig(type="noop"), resources=SMALL),))
 
 
 def wasm(module: Path) -> Job:
     """Return a job that runs the smallest module of the examples."""
     source = SpecConfig(type="localDirectory", params={"SourcePath": str(module)})
     engine = SpecConfig(type="wasm", params={"EntryModule": "/app.wasm", "Entrypoint": "_start"})
-    task = Task(name="main", engine=engine, input_sources=(InputSource(source=source, target="/app.wasm"),))
+    inputs = (InputSource(source=source, target="/app.wasm"),)
+    task = Task(name="main", engine=engine, input_sources=inputs, resources=SMALL)
     return Job(type="batch", tasks=(task,))
 
 
@@ -127,7 +130,7 @@ async def measure(stack: DevStack, orchestrator: Daemon, node: Daemon, floor: tu
     after = memory_mb(orchestrator), memory_mb(node)
     print(f"no-op throughput  {rate:.0f} jobs/s ({THROUGHPUT_JOBS} jobs, {IN_FLIGHT} in flight)")
     print(
-        f"memory            orchestrator {before[0]:.0f} → {after[0]:.0f} MB, compute {before[1]:.0f} → {after[1]:.0f} MB"
+        f"memory            orchestrator {before[0]:.0f} → {after[0]:.0f} MB, node {before[1]:.0f} → {after[1]:.0f} MB"
     )
     rate = await throughput(client, ends, noop(), THROUGHPUT_JOBS)
     print(f"once more         {rate:.0f} jobs/s, {memory_mb(orchestrator):.0f} MB and {memory_mb(node):.0f} MB")
