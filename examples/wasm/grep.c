@@ -116,6 +116,6 @@ int main(int argc, char **argv) {
     for (int i = optind + 1; i < argc; i++)
         if (tree_walk(argv[i], suffix, visit, &search) != 0)
             return 2;
-    fprintf(stderr, "%llu lines found\n", search.found);
+    fprintf(stderr, "lines found: %llu\n", search.found);
     return search.found ? 0 : 1;
 }
