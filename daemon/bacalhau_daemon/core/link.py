@@ -32,9 +32,8 @@ from bacalhau_protocol import errors
 from bacalhau_protocol.api import messages as api
 from bacalhau_protocol.api import subjects
 from bacalhau_protocol.ncl import events as ncl
-from bacalhau_protocol.ncl.events import OrchestratorOutput, Send
+from bacalhau_protocol.ncl.events import Incoming, OrchestratorOutput, Send
 from bacalhau_protocol.ncl.orchestrator import OrchestratorSessions
-from bacalhau_protocol.transport.base import Message
 
 ENDED_REMEMBERED_MAX = 10_000
 """Executions whose node may still send the end of its log."""
@@ -58,7 +57,7 @@ class NodeLink:
         own = (f"{subjects.EXTENSION}.*.out.{verb}" for verb in EXTENSIONS)
         return (*self.sessions.subscriptions, *own)
 
-    def message(self, message: Message, now: int) -> list[Action]:
+    def message(self, message: Incoming, now: int) -> list[Action]:
         """Take a message on one of the subscriptions."""
         if not message.subject.startswith(subjects.EXTENSION):
             return self.take(self.sessions.message(message, now), now)
@@ -133,7 +132,7 @@ class NodeLink:
 
     # ── our own nodes ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _extension(self, node: str, verb: str, message: Message, now: int) -> list[Action]:
+    def _extension(self, node: str, verb: str, message: Incoming, now: int) -> list[Action]:
         match verb:
             case "hello":
                 hello = msgspec.json.decode(message.data, type=api.Hello)

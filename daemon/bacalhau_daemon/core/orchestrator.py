@@ -38,10 +38,9 @@ from bacalhau_daemon.core.state import State
 from bacalhau_daemon.log.base import Outcome
 from bacalhau_protocol import errors
 from bacalhau_protocol.api import messages as api
-from bacalhau_protocol.ncl.events import OrchestratorOutput, Send
+from bacalhau_protocol.ncl.events import Incoming, OrchestratorOutput, Send
 from bacalhau_protocol.ncl.orchestrator import OrchestratorSessions
 from bacalhau_protocol.ncl.timings import FOREIGN, OWN, Timings
-from bacalhau_protocol.transport.base import Message
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,7 +119,7 @@ class Orchestrator:
             )
         )
 
-    def message(self, message: Message, now: int) -> None:
+    def message(self, message: Incoming, now: int) -> None:
         """Take a message on one of `subscriptions`."""
         if not self._loop.halted:
             self._out += self.link.message(message, now)
