@@ -7,7 +7,7 @@ import click
 from bacalhau_protocol.api import messages as m
 from bacalhau_protocol.client.client import Client
 from bacalhau_protocol.models.ids import short_id
-from bacalhau_protocol.models.spec import ParsedSpec
+from bacalhau_protocol.models.spec import NOT_SETTABLE, ParsedSpec
 from bacalhau_tui.cli.context import Context
 from bacalhau_tui.cli.job_file import read_job
 from bacalhau_tui.cli.job_logs import print_logs
@@ -88,13 +88,14 @@ def _say_warnings(context: Context, parsed: ParsedSpec) -> None:
 
 
 def _print_job(context: Context, job: object) -> None:
-    """Print a job as a job file."""
+    """Print a job as a job file: without what only the orchestrator sets."""
     import msgspec  # noqa: PLC0415
 
+    fields = {key: value for key, value in msgspec.to_builtins(job).items() if key not in NOT_SETTABLE}
     if context.out.format == "json":
-        context.out.value(job)
+        context.out.value(fields)
     else:
-        for line in as_yaml(msgspec.to_builtins(job)).splitlines():
+        for line in as_yaml(fields).splitlines():
             context.out.line(line)
 
 

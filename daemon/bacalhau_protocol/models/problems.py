@@ -49,7 +49,8 @@ def spec_error(problems: Sequence[Problem]) -> SpecError:
 
 
 def settle(found: Iterable[Problem]) -> tuple[Problem, ...]:
-    """Return the warnings, or raise the `SpecError` of the problems.
+    """Return the warnings, or raise the `SpecError` of the problems, warnings among them: a key that is not known is
+    mostly why another is missing.
 
     Stops looking when there are `PROBLEMS_MAX` of either: a job may hold tens of thousands of mistakes, and whoever
     checks it must not be kept busy by them. A job with that many warnings is refused with them.
@@ -62,7 +63,7 @@ def settle(found: Iterable[Problem]) -> tuple[Problem, ...]:
             more = Problem("", f"… and more: looking ended after {PROBLEMS_MAX}")
             raise spec_error([*(problems or warnings), more])
     if problems:
-        raise spec_error(problems)
+        raise spec_error([*problems, *warnings])
     return tuple(warnings)
 
 
