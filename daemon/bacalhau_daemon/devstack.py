@@ -75,10 +75,10 @@ class Daemon:
                     return found
             if not self.running:
                 raise errors.NodeFailed(
-                    f"daemon {self.name} ended with exit status {self.process.returncode}", hint=self.log_tail()
+                    f"daemon {self.name} ended with exit status {self.process.returncode}:\n{self.log_tail()}"
                 )
             time.sleep(POLL_S)
-        raise errors.TimedOut(f"daemon {self.name} was not ready within {timeout_s:g} s", hint=self.log_tail())
+        raise errors.TimedOut(f"daemon {self.name} was not ready within {timeout_s:g} s:\n{self.log_tail()}")
 
     def wait(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
         """Wait for the process to end; return its exit status."""
@@ -127,10 +127,16 @@ class DevStack:
         self.close()
 
     def close(self) -> None:
-        """End what runs: compute nodes first, so that they can say good-bye."""
+        """End all that runs, compute nodes first, so that they can say good-bye; then raise if one did not end."""
+        late: list[Exception] = []
         for daemon in reversed(self.daemons):
-            if daemon.running:
-                daemon.stop()
+            try:
+                if daemon.running:
+                    daemon.stop()
+            except subprocess.TimeoutExpired as error:  # it has been killed
+                late.append(error)
+        if late:
+            raise late[0]
 
     def daemon(self, name: str, *arguments: str, prefix: list[str] | None = None) -> Daemon:
         """Make a daemon with these arguments; `prefix` is put before the command (`ip netns exec …`)."""
@@ -175,7 +181,6 @@ class DevStack:
             check=False,
         )
         if check and done.returncode != 0:
-            raise errors.NodeFailed(
-                f"bacalhau-tui {' '.join(arguments)} ended with {done.returncode}", hint=done.stderr + done.stdout
-            )
+            said = (done.stderr + done.stdout).strip()
+            raise errors.NodeFailed(f"bacalhau-tui {' '.join(arguments)} ended with {done.returncode}: {said}")
         return done
