@@ -47,7 +47,7 @@ async def test_a_hundred_runs_at_once(tmp_path: Path) -> None:
 
 
 async def test_its_memory_does_not_grow_with_runs(tmp_path: Path) -> None:
-    """300 runs leave it within a megabyte or so, with the same open files."""
+    """150 runs leave it within a megabyte or so, with the same open files."""
     async with wasm_engine(tmp_path) as engine:
 
         async def some(count: int, name: str) -> None:
@@ -58,7 +58,7 @@ async def test_its_memory_does_not_grow_with_runs(tmp_path: Path) -> None:
         server = await fork_server(engine)
         await wait_until(lambda: not server.children(), "the first are reaped")
         before, files = server.memory_info().rss, server.num_fds()
-        await some(300, "many")
+        await some(150, "many")
         await wait_until(lambda: server.num_fds() == files, "its descriptors are back to what they were")
         assert server.memory_info().rss - before < 2 * 2**20
 

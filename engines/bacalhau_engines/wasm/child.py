@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from typing import NoReturn
 
@@ -12,7 +13,7 @@ import wasmtime
 from bacalhau_engines.wasm import confine, usage
 from bacalhau_engines.wasm.native import Instance, Store
 from bacalhau_engines.wasm.runtime import WASM_STACK_BYTES, Program, Runtime
-from bacalhau_engines.wasm.wire import Report, Run
+from bacalhau_engines.wasm.wire import KILLED_EXIT_CODE, NEVER_RAN_EXIT_CODE, Report, Run
 
 MEMORY_MARGIN_BYTES = 64 * 1024 * 1024  # beside the guest's memory: stacks, tables, wasmtime's own
 TABLE_ELEMENTS_MAX = 1_000_000
@@ -21,6 +22,8 @@ NICENESS = 5  # the daemon and its heartbeats go first
 MESSAGE_BYTES = 3000  # a report stays below PIPE_BUF, so that it is written and read whole
 _NEARLY = 7 / 8
 _TRAP_MARK = "wasm trap: "
+_FRAME = re.compile(r"^ +\d+: +(0x[0-9a-f]+) - (?:<unknown>!)?(.+)$", re.MULTILINE)
+FRAMES_MAX = 8
 
 
 class Surroundings(msgspec.Struct, frozen=True):
@@ -40,7 +43,11 @@ def play(run: Run, program: Program, around: Surroundings, pipe: int) -> NoRetur
         child.confine()
         child.execute(program)
     except BaseException as error:  # whatever it is, it must not reach the fork server's loop
-        report = Report(kind="could-not-run", message=_cut(f"the wasm engine failed: {type(error).__name__}: {error}"))
+        report = Report(
+            kind="could-not-run",
+            exit_code=NEVER_RAN_EXIT_CODE,
+            message=_cut(f"the wasm engine failed: {type(error).__name__}: {error}"),
+        )
         os.write(pipe, msgspec.msgpack.encode(report))
     finally:
         os._exit(0)
@@ -97,7 +104,7 @@ class _Child:
     def end(self, report: Report) -> NoReturn:
         """Hand in the report, corrected where a limit was passed, and end."""
         if over := self._over_limit():
-            report = Report(kind="over-limit", exit_code=report.exit_code, message=over)
+            report = Report(kind="over-limit", exit_code=KILLED_EXIT_CODE, message=over)
         report = msgspec.structs.replace(
             report,
             message=_cut(report.message),
@@ -140,7 +147,7 @@ def _redirect(path: str, descriptor: int) -> None:
 def _trapped(trap: wasmtime.Trap, memory: int, limit: int) -> Report:
     text = str(trap)
     reason = text.rpartition(_TRAP_MARK)[2].strip() if _TRAP_MARK in text else text.strip()
-    frames = [line.strip() for line in text.partition("Caused by:")[0].splitlines()[1:] if line.strip()]
+    frames = [f"{name} ({place})" for place, name in _FRAME.findall(text)[:FRAMES_MAX]]
     hint = ""
     if "call stack" in reason:
         hint = f"the call stack holds {WASM_STACK_BYTES} bytes: look for endless recursion"
@@ -158,10 +165,13 @@ def _not_started(text: str, limit: int) -> Report:
     if "exceeds memory limits" in text:
         return Report(
             kind="out-of-memory",
+            exit_code=NEVER_RAN_EXIT_CODE,
             message=f"the module cannot start: {text.strip()} ({limit} bytes)",
             hint="ask for more with Resources.Memory",
         )
-    return Report(kind="could-not-run", message=f"the module cannot start: {text.strip()}")
+    return Report(
+        kind="could-not-run", exit_code=NEVER_RAN_EXIT_CODE, message=f"the module cannot start: {text.strip()}"
+    )
 
 
 def _cut(text: str) -> str:

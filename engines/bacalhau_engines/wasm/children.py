@@ -14,6 +14,7 @@ import msgspec
 
 from bacalhau_engines.wasm import child, usage
 from bacalhau_engines.wasm.wire import (
+    KILLED_EXIT_CODE,
     Ended,
     Frames,
     Kind,
@@ -134,7 +135,7 @@ class RunChild(Child):
         self._cut_streams()
         report = Report(
             kind=kind,
-            exit_code=128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else 1,
+            exit_code=128 + os.WTERMSIG(status) if kind == "signalled" else KILLED_EXIT_CODE,
             message=message,
             hint=hint,
             cpu_seconds=used.ru_utime + used.ru_stime,
@@ -182,7 +183,7 @@ class RunChild(Child):
         name = signal_name(status)
         match name:
             case "":
-                return "could-not-run", "the process of the run ended without a word", ""
+                return "signalled", "the process of the run ended without a word", "this may be a bug of wasmtime"
             case "SIGXFSZ":
                 for stream, path in (("stdout", self.run.stdout), ("stderr", self.run.stderr)):
                     if _size(path) >= self.run.stream_limit:

@@ -17,7 +17,7 @@ import msgspec
 
 from bacalhau_engines.wasm import cache, filesystem, modules, spec
 from bacalhau_engines.wasm.forkserver import ForkServer
-from bacalhau_engines.wasm.wire import Ended, ModuleFile, Preopen, Run
+from bacalhau_engines.wasm.wire import KILLED_EXIT_CODE, NEVER_RAN_EXIT_CODE, Ended, ModuleFile, Preopen, Run
 from bacalhau_protocol.errors import BacalhauError, NodeFailed, SpecError, UsageError
 from bacalhau_protocol.models.job import Task
 from bacalhau_protocol.models.resources import Resources, ResourcesConfig
@@ -25,7 +25,6 @@ from bacalhau_protocol.plugins import Ability, Outcome, OutcomeKind, PluginConte
 
 PLANS_MAX = 1024  # prepared and not yet run; an older one is made again when it runs
 _OWN_ROOT = "inputs/wasm-root"  # the daemon removes `inputs` when the run is over
-_COULD_NOT_RUN_CODE, _KILLED_CODE = -1, 137
 
 _Key = tuple[str, int]  # execution id, attempt
 
@@ -160,7 +159,7 @@ class WasmEngine:
         except BacalhauError as error:
             return Outcome(
                 kind=OutcomeKind.COULD_NOT_RUN,
-                exit_code=_COULD_NOT_RUN_CODE,
+                exit_code=NEVER_RAN_EXIT_CODE,
                 message=str(error),
                 hint=error.hint,
                 started_at=began,
@@ -208,7 +207,7 @@ def _plan(read: spec.WasmSpec, run: RunRequest, known: modules.Known, shared: Pa
 
 def _cancelled() -> Outcome:
     now = time.time_ns()
-    return Outcome(kind=OutcomeKind.CANCELLED, exit_code=_KILLED_CODE, started_at=now, ended_at=now)
+    return Outcome(kind=OutcomeKind.CANCELLED, exit_code=KILLED_EXIT_CODE, started_at=now, ended_at=now)
 
 
 def _outcome(ended: Ended) -> Outcome:

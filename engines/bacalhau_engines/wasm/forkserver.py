@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from bacalhau_engines.wasm.wire import (
+    NEVER_RAN_EXIT_CODE,
     Ended,
     Frames,
     FromServer,
@@ -183,7 +184,7 @@ class _Link(asyncio.Protocol):
         self._first.set()
         why, hint = "the wasm fork server ended while the run was in flight", "nothing is wrong with the job: try again"
         for id, (future, _) in self._runs.items():
-            _settle(future, Ended(id=id, kind="could-not-run", exit_code=-1, message=why, hint=hint))
+            _settle(future, Ended(id=id, kind="could-not-run", exit_code=NEVER_RAN_EXIT_CODE, message=why, hint=hint))
         for digest, loading in self._loads.items():
             _settle(loading, NotLoaded(digest=digest, message=why, hint=hint, bad=False))
         self._runs.clear()

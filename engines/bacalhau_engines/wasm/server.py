@@ -29,6 +29,8 @@ from bacalhau_engines.wasm.children import Child, CompileChild, RunChild
 from bacalhau_engines.wasm.library import Library, Loader
 from bacalhau_engines.wasm.runtime import Runtime
 from bacalhau_engines.wasm.wire import (
+    KILLED_EXIT_CODE,
+    NEVER_RAN_EXIT_CODE,
     Ended,
     Frames,
     Kill,
@@ -106,7 +108,7 @@ class Server:
             case RunChild() as running:
                 running.condemn("cancelled", "")
             case Run():
-                self._send(Ended(id=id, kind="cancelled", exit_code=128 + signal.SIGKILL))
+                self._send(Ended(id=id, kind="cancelled", exit_code=KILLED_EXIT_CODE))
             case None:
                 pass
 
@@ -126,7 +128,7 @@ class Server:
         if isinstance(answer, Loaded):
             self._advance(run)
         elif run.id in self._runs:
-            self._send(Ended(id=run.id, kind="could-not-run", message=answer.message, hint=answer.hint))
+            self._never_ran(run, answer.message, answer.hint)
 
     def _start(self, run: Run) -> None:
         try:
@@ -135,12 +137,16 @@ class Server:
             around = self._around
             self._fork(running, lambda pipe: child.play(run, program, around, pipe))
         except wasmtime.WasmtimeError as error:
-            self._send(Ended(id=run.id, kind="could-not-run", message=f"the module cannot be linked: {error}"))
+            self._never_ran(run, f"the module cannot be linked: {error}")
         except OSError as error:
-            self._send(Ended(id=run.id, kind="could-not-run", message=f"no process could be started: {error}"))
+            self._never_ran(run, f"no process could be started: {error}")
         else:
             self._runs[run.id] = running
             running.started()
+
+    def _never_ran(self, run: Run, message: str, hint: str = "") -> None:
+        ended = Ended(id=run.id, kind="could-not-run", exit_code=NEVER_RAN_EXIT_CODE, message=message, hint=hint)
+        self._send(ended)
 
     def _compile(self, module: ModuleFile) -> None:
         compiling = CompileChild(module, self._compile_cpu_s, self._compiled)

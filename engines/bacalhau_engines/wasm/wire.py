@@ -14,6 +14,8 @@ import msgspec
 
 FRAME_LIMIT = 16 * 1024 * 1024
 MODULES_PER_RUN_MAX = 32
+KILLED_EXIT_CODE = 128 + 9  # as shells say SIGKILL
+NEVER_RAN_EXIT_CODE = -1  # as Bacalhau says it
 _LENGTH = struct.Struct(">I")
 
 
