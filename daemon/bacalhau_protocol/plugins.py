@@ -47,7 +47,7 @@ class Ability(msgspec.Struct, frozen=True, kw_only=True):
     details: dict[str, str] = {}
     # Of engines only:
     reattaches: bool = False  # a run outlives the daemon, and `run` of the same execution and attempt finds it
-    in_process: bool = False  # a run is nothing outside of this process; no directory is made: `run` makes what it needs
+    in_process: bool = False  # a run is nothing outside of this process; `run` makes the directories that it needs
     inputs_first: bool = True  # `prepare` wants the inputs; False: it goes on beside them and is given none
 
 

@@ -56,19 +56,21 @@ async def run(settings: Settings, link: NatsSettings, *, ready: Callable[[Joined
     """Work until `stop` is set, then leave in good order; call `ready` once, at the first session."""
     from bacalhau_protocol.transport.nats import NatsBus  # noqa: PLC0415  heavy
 
-    host = await Host.create(settings, link.identity)
     node: Node | None = None
+    is_up = False
 
     async def linked(_: NatsBus) -> None:
+        nonlocal is_up
+        is_up = True
         if node is not None:
             node.link_up()
 
     def unlinked(_: errors.BacalhauError) -> None:
+        nonlocal is_up
+        is_up = False
         if node is not None:
             node.link_down()
 
-    bus = NatsBus(link, on_connect=linked, on_disconnect=unlinked, on_error=_complain)
-    bulk = NatsBus(link, on_error=_complain)
     said = False
 
     def welcomed(cluster: str) -> None:
@@ -77,10 +79,15 @@ async def run(settings: Settings, link: NatsSettings, *, ready: Callable[[Joined
             said = True
             ready(Joined(node=link.identity, cluster=cluster))
 
+    host = Host(settings, link.identity)
+    bus = NatsBus(link, on_connect=linked, on_disconnect=unlinked, on_error=_complain)
+    bulk = NatsBus(link, on_error=_complain)
+    bus.start()
+    bulk.start()
     try:
         node = await host.start(bus, bulk, welcomed)
-        bus.start()
-        bulk.start()
+        if is_up:  # since before there was a node
+            node.link_up()
         await host.work(node, stop, bus.wait_connected)
     finally:
         await host.close()
@@ -91,37 +98,30 @@ async def run(settings: Settings, link: NatsSettings, *, ready: Callable[[Joined
 class Host:
     """A node together with the machine it is on."""
 
-    def __init__(self, settings: Settings, node_id: str, plugins: Plugins, amount: Resources) -> None:
+    def __init__(self, settings: Settings, node_id: str) -> None:
+        directory = data_dir(settings)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.root = directory / "executions"
+        self.root.mkdir(mode=0o700, exist_ok=True)
         self.settings = settings
         self.node_id = node_id
-        self.plugins = plugins
-        self.amount = amount
-        self.root = data_dir(settings) / "executions"
+        self.plugins = Plugins(node_id, directory, plugin_settings(settings))
+        self.amount = Resources()
         self.version = metadata.version("bacalhau-tui")
         self.stopping = False
-        self._journal = Journal(node_id, journal.sqlite(data_dir(settings) / "journal.db"))
+        self._journal = Journal(node_id, journal.sqlite(directory / "journal.db"))
         self._node: Node | None = None
         self._foreign: ForeignLogs | None = None
         self._limits = retention.Limits(settings.compute.results_keep_s, settings.compute.results_bytes_max)
         self._full = ""
 
-    @classmethod
-    async def create(cls, settings: Settings, node_id: str) -> Host:
-        """Load the plug-ins and measure the machine."""
-        directory = data_dir(settings)
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (directory / "executions").mkdir(mode=0o700, exist_ok=True)
-        plugins = Plugins(node_id, directory, plugin_settings(settings))
-        found, problems = await gpus.detect()
+    async def start(self, bus: Bus, bulk: Bus, welcomed: Callable[[str], None]) -> Node:
+        """Measure the machine, read the journal and put the node together; it works once the link stands."""
+        loaded = await self._journal.load()
+        (found, problems), _ = await asyncio.gather(gpus.detect(), self.plugins.poll())
         for problem in problems:
             log.warning("gpu.not_detected", reason=problem)
-        amount = capacity.allocate(capacity.measure(directory, tuple(found)), settings.compute)
-        await plugins.poll()
-        return cls(settings, node_id, plugins, amount)
-
-    async def start(self, bus: Bus, bulk: Bus, welcomed: Callable[[str], None]) -> Node:
-        """Read the journal and put the node together; it works once the link stands."""
-        loaded = await self._journal.load()
+        self.amount = capacity.allocate(capacity.measure(self.root, tuple(found)), self.settings.compute)
         await asyncio.to_thread(retention.sweep_removed, self.root)
         await self._sweep(frozenset((run.id, run.attempt) for run in loaded.state.stages(Stage.STARTED)))
         if not self._limits.bytes_max:
