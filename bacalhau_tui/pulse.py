@@ -21,6 +21,11 @@ class Pulse:
             loop = asyncio.get_running_loop()
             self._due = loop.call_at(max(loop.time(), self._last + self.interval_s), self._run)
 
+    @property
+    def resting(self) -> bool:
+        """Whether nothing waits for the next beat."""
+        return self._due is None
+
     def stop(self) -> None:
         """Beat no more until woken again."""
         if self._due is not None:

@@ -56,7 +56,8 @@ class JobDetail:
         self.results: list[ResultTree] = []
         self.log = LogBuffer()
         self.log_end: LogEnd | None = None
-        self.error: errors.BacalhauError | None = None  # why the job cannot be followed or a part not loaded
+        self.watch_error: errors.BacalhauError | None = None  # why the job cannot be followed
+        self.part_errors: dict[str, errors.BacalhauError] = {}  # why a part could not be loaded
         self.stale: set[str] = set(PARTS)  # parts that are older than the job's last change
         self._wake = wake
         self._again = asyncio.Event()
@@ -82,7 +83,7 @@ class JobDetail:
     # ── on demand ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def load(self, part: str) -> None:
-        """Load one of `PARTS`; an error becomes `error`, the part stays stale."""
+        """Load one of `PARTS`; an error is kept in `part_errors`, the part stays stale."""
         loaders: dict[str, Callable[[], Awaitable[None]]] = {
             "why": self._load_why,
             "history": self._load_history,
@@ -92,9 +93,9 @@ class JobDetail:
         self.stale.discard(part)
         try:
             await loaders[part]()
-            self.error = None
+            self.part_errors.pop(part, None)
         except errors.BacalhauError as error:
-            self.error = error
+            self.part_errors[part] = error
             self.stale.add(part)
         self._changed()
 
@@ -131,6 +132,11 @@ class JobDetail:
             tree.error = error
 
     @property
+    def error(self) -> errors.BacalhauError | None:
+        """What went wrong last, if it still is."""
+        return self.watch_error or next(iter(self.part_errors.values()), None)
+
+    @property
     def _id(self) -> str:
         return self.update.id if self.update is not None else self.job_ref
 
@@ -156,12 +162,12 @@ class JobDetail:
     def _take(self, update: JobUpdate) -> None:
         rows = {row.id: row for row in update.executions}
         self.executions.snapshot(rows, self.executions.position + 1, complete=True)
-        self.update, self.error = update, None
+        self.update, self.watch_error = update, None
         self.stale = set(PARTS)
         self._changed()
 
     def _fail(self, error: errors.BacalhauError) -> None:
-        self.error = error
+        self.watch_error = error
         self._changed()
 
     def _changed(self) -> None:

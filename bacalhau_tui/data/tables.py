@@ -206,12 +206,12 @@ EXECUTIONS: Layout[ExecutionRow] = Layout(
         Column(
             key="node",
             title="NODE",
-            width=12,
+            width=10,
             cell=_text(lambda r: short_id(r.node_id)),
             order=_by(lambda r: r.node_id),
             middle=True,
         ),
-        Column(key="state", title="STATE", width=12, cell=_state(execution_state), order=_by(execution_state)),
+        Column(key="state", title="STATE", width=11, cell=_state(execution_state), order=_by(execution_state)),
         Column(
             key="exit", title="EXIT", width=4, cell=_text(execution_exit), order=_by(lambda r: r.exit_code), right=True
         ),

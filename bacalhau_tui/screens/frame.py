@@ -195,8 +195,7 @@ class Frame(Screen[None], inherit_bindings=False):
 
     def _close_prompt(self) -> None:
         self.prompt.close()
-        if self.app.screen is self:
-            self.main_widget().focus()
+        self.set_focus(self.main_widget())
         self.show_bars()
 
     # ── actions ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -85,7 +85,7 @@ class JobScreen(TabbedFrame, inherit_bindings=False):
 
     @property
     def _gone(self) -> bool:
-        return isinstance(self.detail.error, errors.NotFound) and self.detail.update is None
+        return isinstance(self.detail.watch_error, errors.NotFound)
 
     async def _load(self, part: str) -> None:
         await self.detail.load(part)
@@ -108,8 +108,7 @@ class JobScreen(TabbedFrame, inherit_bindings=False):
         detail = self.detail
         match self.tab:
             case "why" if isinstance(widget, PageView):
-                page = why_page(detail.update, detail.why)
-                widget.show(page or self._waiting())
+                widget.show(self._waiting() if detail.update is None else why_page(detail.update, detail.why))
             case "spec" if isinstance(widget, PageView):
                 widget.show(yaml_page(self._yaml()) if detail.job is not None else self._waiting())
             case "history" if isinstance(widget, Table):
@@ -133,7 +132,7 @@ class JobScreen(TabbedFrame, inherit_bindings=False):
         widget.take_changes()
 
     def _waiting(self) -> list[PageLine]:
-        error = self.detail.error
+        error = self.detail.watch_error or self.detail.part_errors.get(self.tab)
         return paragraph(str(error), indent=2) if error is not None else [PageLine((Cell("  loading"),))]
 
     def _yaml(self) -> str:

@@ -10,7 +10,7 @@ from textual import events
 from textual.message import Message
 from textual.strip import Strip
 
-from bacalhau_tui.data.format import Tone, calm_age, clean, moment
+from bacalhau_tui.data.format import Tone, calm_age, clean, cut, moment
 from bacalhau_tui.data.session import Link, LinkState
 from bacalhau_tui.keymap import Act, key_name
 from bacalhau_tui.look import Look
@@ -21,7 +21,7 @@ Part = tuple[str, str]
 
 
 class Bar(Painted, inherit_bindings=False):
-    """One row of text: parts from the left, parts at the right that give way."""
+    """One row of text: parts from the left, parts at the right; these are cut when there is no room for both."""
 
     def __init__(self, look: Look, *, id: str | None = None) -> None:
         super().__init__(look, id=id)
@@ -40,10 +40,12 @@ class Bar(Painted, inherit_bindings=False):
         room = self.size.width
         left = self._styled(self.left, base)
         right = self._styled(self.right, base)
-        space = room - sum(cell_len(text) for text, _ in (*left, *right))
-        if space < 0:
-            right, space = [], max(0, room - sum(cell_len(text) for text, _ in left))
-        return self.strip([*left, (" " * space, base), *right], base=base)
+        room -= sum(cell_len(text) for text, _ in left)
+        fitting: list[Span] = []
+        for text, style in right:
+            fitting.append((cut(text, max(0, room - 1), ellipsis=self.look.ellipsis), style))
+            room -= cell_len(fitting[-1][0])
+        return self.strip([*left, (" " * max(0, room), base), *fitting], base=base)
 
     def _styled(self, parts: Iterable[Part], base: Style) -> list[Span]:
         return [(text, base + self.style(name) if name else base) for text, name in parts]

@@ -19,6 +19,7 @@ from bacalhau_tui.widgets.lines import Painted
 
 TEXT_MAX = 1000
 HISTORY_MAX = 100
+TEXT_ROOM = 8  # cells that a note leaves behind the text
 
 Complete = Callable[[str], Sequence[str]]
 """Given the text so far, whole texts that could be meant, the likeliest first."""
@@ -94,7 +95,7 @@ class Prompt(Painted, can_focus=False, inherit_bindings=False):
         if not self.asking:
             text, tone = self._message
             return self.strip([(" ", Style.null()), (cut(text, self.size.width - 2), self.style(tone or "plain"))])
-        note = f"  {cut(self.note, max(0, self.size.width // 2), ellipsis=self.look.ellipsis)} " if self.note else ""
+        note = f"  {cut(self.note, self._note_room, ellipsis=self.look.ellipsis)} " if self.note else ""
         room = max(4, self.size.width - len(self.sign) - 1 - cell_len(note))
         start = max(0, self._at - room + 1)
         before, after = self.text[start : self._at], self.text[self._at :]
@@ -110,6 +111,10 @@ class Prompt(Painted, can_focus=False, inherit_bindings=False):
         used = sum(cell_len(text) for text, _ in spans)
         space = " " * max(0, self.size.width - used - cell_len(note))
         return self.strip([*spans, (space, Style.null()), (note, self.style("bad"))])
+
+    @property
+    def _note_room(self) -> int:
+        return max(self.size.width // 3, self.size.width - cell_len(self.text) - TEXT_ROOM)
 
     def _rest(self) -> str:
         if self._at < len(self.text):
