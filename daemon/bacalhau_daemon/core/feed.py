@@ -17,6 +17,7 @@ from bacalhau_protocol.api.messages import ExecutionRow, FeedTick, JobRow, Phase
 from bacalhau_protocol.models.node import NodeState
 
 GATHER_NS = 100_000_000
+GATHER_ROW_NS = 2_000_000  # after each row that leaves, until `GATHER_NS`: few changes are told at once, many gathered
 GATHER_NODES_NS = 500_000_000  # a busy node changes all the time
 TICK_NS = 1_000_000_000
 CHAINS_MAX = 600  # namespaces times kinds that the tick names; the least recently changed are left out
@@ -46,7 +47,7 @@ class Feed:
         self._executions: dict[int, tuple[int, ExecutionState]] = {}
         self._nodes: dict[str, int] = {}
         self._newest: dict[str, int] = {}  # `namespace/kind` → seq, the least recent first
-        self._flushed_at = 0
+        self._flush_at = 0  # the earliest
         self._nodes_flushed_at = 0
         self._ticked_at = 0
 
@@ -68,7 +69,7 @@ class Feed:
 
     def next_flush(self) -> int | None:
         """Return when there is something to send; None: nothing waits but the tick."""
-        due = [self._flushed_at + GATHER_NS] if self._jobs or self._executions else []
+        due = [self._flush_at] if self._jobs or self._executions else []
         if self._nodes:
             due.append(self._nodes_flushed_at + GATHER_NODES_NS)
         return min(due, default=None)
@@ -84,8 +85,9 @@ class Feed:
     def flush(self, now: int, phases: dict[str, Phase], nodes: dict[str, NodeState]) -> list[Send]:
         """Return what is due; `phases` by execution id, `nodes` for each of `due_nodes`."""
         out: list[Send] = []
-        if now >= self._flushed_at + GATHER_NS and (self._jobs or self._executions):
-            self._flushed_at = now
+        if now >= self._flush_at and (self._jobs or self._executions):
+            rows = len(self._jobs) + len(self._executions)
+            self._flush_at = now + min(rows * GATHER_ROW_NS, GATHER_NS)
             for seq, job in sorted(self._jobs.values(), key=_by_seq):
                 out.append(self._send(JOB, job.namespace, seq, job_row(job), job.id))
             for seq, execution in sorted(self._executions.values(), key=_by_seq):
