@@ -5,8 +5,12 @@
     executions/<execution id>/          0700
         results/                        what people fetch: stdout, stderr, exitCode, <output name>/…
         inputs/<n>/                     prepared inputs, removed when the run is over
-        outcome.json                    how the run ended: written whole (tmp, fsync, rename) before anything is removed
-        manifest.json                   the list of results with their hashes, made when they are published
+        outcome.json                    how the run ended: written whole before anything of it is removed
+        manifest.json                   the list of results with their hashes, made when they are large or asked for
+
+`outcome.json` is synchronised to the disk when the run outlives the daemon, so that what stands for it is never less
+durable than the run itself. A run that is part of this process, or of a child, is gone with a power cut anyway: its
+file has to survive the process only, and an execution without one is reported as lost.
 
 All functions block: call them in a thread, but for `is_absent`, which is one quick question.
 """
@@ -16,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -63,21 +68,26 @@ def is_absent(execution_dir: Path) -> bool:
     return not os.path.isdir(execution_dir)  # noqa: PTH112 (every run comes by here, and this is thrice as fast)
 
 
-def create(execution_dir: Path, outputs: Iterable[ResultPath]) -> None:
-    """Make the directories of an execution, private, with an empty one per output. May be called again."""
+def create(execution_dir: Path, outputs: Iterable[ResultPath], *, inputs: int = 0) -> None:
+    """Make the directories of an execution, private: an empty one per output, an empty one per input.
+
+    May be called again; what earlier inputs left is removed, what outputs left is not.
+    """
     execution_dir.mkdir(mode=0o700, exist_ok=True)
     results = execution_dir / RESULTS
     results.mkdir(mode=0o700, exist_ok=True)
     for output in outputs:
         (results / output.name).mkdir(mode=0o755, exist_ok=True)
+    if inputs:
+        remove_inputs(execution_dir)
+        (execution_dir / INPUTS).mkdir(mode=0o700)
+        for number in range(inputs):
+            input_dir(execution_dir, number).mkdir(mode=0o700)
 
 
 def input_dir(execution_dir: Path, number: int) -> Path:
-    """Return a fresh, empty directory for one input."""
-    path = execution_dir / INPUTS / str(number)
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir(mode=0o700, parents=True)
-    return path
+    """Return the directory of one input."""
+    return execution_dir / INPUTS / str(number)
 
 
 def remove_inputs(execution_dir: Path) -> None:
@@ -90,14 +100,21 @@ def bare_ending(record: OutcomeRecord) -> Ending:
     return Ending(record=record, output=run_output("", False, "", False, record.outcome), bare=True)
 
 
-def finish(execution_dir: Path, record: OutcomeRecord) -> Ending:
+def finish(execution_dir: Path, record: OutcomeRecord, *, durable: bool) -> Ending:
     """Complete the result tree and write the outcome."""
-    create(execution_dir, ())
     streams = execution_dir / RESULTS
+    if not os.path.isdir(streams):  # noqa: PTH112 (see is_absent)
+        create(execution_dir, ())
     for name in (STDOUT, STDERR):
         _cap(streams / name)
-    _replace(streams / EXIT_CODE, str(record.outcome.exit_code).encode(), durable=False)
-    _replace(execution_dir / OUTCOME, msgspec.json.encode(record), durable=True)
+    _clear(streams / EXIT_CODE)
+    _write(streams / EXIT_CODE, str(record.outcome.exit_code).encode(), durable=False)
+    half = execution_dir / f".{OUTCOME}"
+    _write(half, msgspec.json.encode(record), durable=durable)
+    half.replace(execution_dir / OUTCOME)
+    if durable:
+        with contextlib.suppress(OSError):  # not every file system lets directories be synchronised
+            _sync_directory(execution_dir)
     return ending(execution_dir, record)
 
 
@@ -161,17 +178,27 @@ def _size(path: Path) -> int:
 
 def _cap(path: Path) -> None:
     """Make sure that a stream's file is there, is a file, and is not too long."""
-    if path.is_symlink() or not path.is_file():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        path.unlink(missing_ok=True)
-        path.touch(mode=0o600)
-    elif (size := path.stat().st_size) > STREAM_BYTES_MAX:
-        note = f"\n[bacalhau: output cut off here after {STREAM_BYTES_MAX} of {size} bytes]\n".encode()
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        status = None
+    if status is None or not stat.S_ISREG(status.st_mode):
+        _clear(path)
+        _write(path, b"", durable=False)
+    elif status.st_size > STREAM_BYTES_MAX:
+        note = f"\n[bacalhau: output cut off here after {STREAM_BYTES_MAX} of {status.st_size} bytes]\n".encode()
         with path.open("r+b") as file:
             file.truncate(STREAM_BYTES_MAX - len(note))
             file.seek(0, os.SEEK_END)
             file.write(note)
+
+
+def _clear(path: Path) -> None:
+    """Remove a link or a directory that a job may have put in place of a file of ours."""
+    if path.is_symlink():
+        path.unlink()
+    elif path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _head(path: Path) -> tuple[str, bool]:
@@ -203,21 +230,14 @@ def _tail(path: Path) -> Tail:
         return Tail()
 
 
-def _replace(path: Path, data: bytes, *, durable: bool) -> None:
-    half = path.with_name(f".{path.name}")
-    descriptor = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+def _write(path: Path, data: bytes, *, durable: bool) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     try:
         os.write(descriptor, data)
         if durable:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)  # a job may have made one of this name
-    half.replace(path)
-    if durable:
-        with contextlib.suppress(OSError):  # not every file system lets directories be synchronised
-            _sync_directory(path.parent)
 
 
 def _sync_directory(path: Path) -> None:

@@ -55,6 +55,13 @@ def write(execution_dir: Path, entries: list[FileEntry]) -> None:
     half.replace(execution_dir / NAME)
 
 
+def make(execution_dir: Path, progress: Progress | None = None) -> list[FileEntry]:
+    """Build the list of an execution's results and keep it."""
+    entries = build(execution_dir / RESULTS, progress)
+    write(execution_dir, entries)
+    return entries
+
+
 def read(execution_dir: Path) -> list[FileEntry] | None:
     """Return the list, None when there is none (or it cannot be read, so that it is made anew)."""
     try:

@@ -55,8 +55,10 @@ async def prepare(runner: Runner, run: Run, engine: Engine, ability: Ability) ->
 
 
 async def release(plugins: Plugins, prepared: Sequence[tuple[str, PreparedInput]], directory: Path) -> None:
-    """Undo what the storages did, each whatever the others say."""
+    """Undo what the storages did, each whatever the others say. Copies go with their directory."""
     for kind, one in prepared:
+        if one.path.is_relative_to(directory):
+            continue
         try:
             await plugins.storages.members[kind].release(one)
         except Exception as error:
@@ -67,7 +69,7 @@ async def release(plugins: Plugins, prepared: Sequence[tuple[str, PreparedInput]
 def _make_directories(bare: RunRequest) -> None:
     if bare.attempt > 1:
         layout.start_over(bare.execution_dir)
-    layout.create(bare.execution_dir, bare.outputs)
+    layout.create(bare.execution_dir, bare.outputs, inputs=len(compute_bid.inputs(bare.task)))
 
 
 async def _inputs(runner: Runner, run: Run, progress: Progress) -> tuple[PreparedInput, ...]:
@@ -79,7 +81,7 @@ async def _inputs(runner: Runner, run: Run, progress: Progress) -> tuple[Prepare
         source = sources[number]
         assert source.source is not None, "it was looked at"
         storage = runner.plugins.storages.get(source.source)
-        into = await asyncio.to_thread(layout.input_dir, runner.directory(run.id), number)
+        into = layout.input_dir(runner.directory(run.id), number)
         partition = run.action.execution.partition_index or 0
         prepared = await storage.prepare(source, run.job, partition, into, _part(number, sizes, progress))
         run.prepared.append((source.source.kind, prepared))

@@ -259,7 +259,7 @@ class Runner:
     async def _finish(self, ability: Ability, request: RunRequest, record: layout.OutcomeRecord) -> layout.Ending:
         if ability.in_process and layout.is_absent(request.execution_dir):
             return layout.bare_ending(record)
-        return await asyncio.to_thread(layout.finish, request.execution_dir, record)
+        return await asyncio.to_thread(layout.finish, request.execution_dir, record, durable=ability.reattaches)
 
     async def _publish(self, run: Run, request: RunRequest) -> SpecConfig:
         config = run.job.task.publisher

@@ -128,7 +128,7 @@ class Serving:
         directory = self._root / execution_id
         bare = self._bare.get(execution_id)
         if bare is not None and not directory.is_dir():
-            await self._in_thread(lambda: layout.finish(directory, bare))
+            await self._in_thread(lambda: layout.finish(directory, bare, durable=False))
         elif not directory.is_dir() and not self._live(execution_id):
             raise errors.NotFound(
                 f"node {self._node} has nothing of execution {execution_id}",
@@ -191,7 +191,7 @@ class Serving:
         """Return the list of an execution that is over; hashed once, by whoever asks first."""
         task = self._listing.get(execution_id)
         if task is None:
-            task = asyncio.create_task(self._in_thread(lambda: _make_manifest(directory)))
+            task = asyncio.create_task(self._in_thread(lambda: manifest.read(directory) or manifest.make(directory)))
             self._listing[execution_id] = task
             task.add_done_callback(lambda _: self._listing.pop(execution_id, None))
         return await asyncio.shield(task)
@@ -238,14 +238,6 @@ def _list_live(results: Path, after: str, limit: int) -> list[m.FileEntry]:
         if len(rows) > limit:
             break
     return rows
-
-
-def _make_manifest(directory: Path) -> list[m.FileEntry]:
-    known = manifest.read(directory)
-    if known is None:
-        known = manifest.build(directory / layout.RESULTS)
-        manifest.write(directory, known)
-    return known
 
 
 def _page(rows: list[m.FileEntry], limit: int, *, complete: bool) -> m.FilePage:

@@ -1,18 +1,21 @@
 """`nats`, the default: results stay on the node and are fetched from it over NATS, chunk by chunk.
 
-Publishing makes the list of files with their hashes; how long results are kept is the node's retention (`compute/
-retention.py`). The result names node and execution, nothing else: the orchestrator gives out tickets for them.
+Large results are hashed now, so that whoever fetches them does not wait; small ones when they are asked for, which is
+soon done and mostly never. How long results are kept is the node's retention (`compute/retention.py`). The result names
+node and execution, nothing else: the orchestrator gives out tickets for them.
 """
 
 from __future__ import annotations
 
 import asyncio
 
-from bacalhau_daemon.compute import layout, manifest
+from bacalhau_daemon.compute import layout, manifest, tree
 from bacalhau_daemon.storage import params
 from bacalhau_protocol.errors import NodeFailed
 from bacalhau_protocol.models.job import SpecConfig
 from bacalhau_protocol.plugins import Ability, PluginContext, Progress, Published, RunRequest
+
+HASH_AHEAD_BYTES = 64 * 1024 * 1024
 
 
 class NatsPublisher:
@@ -30,16 +33,23 @@ class NatsPublisher:
         return params.read(publisher, ())[1]
 
     async def publish(self, run: RunRequest, progress: Progress) -> Published:
-        """List and hash the results."""
+        """Leave the results where they are."""
         result = SpecConfig(type="nats", params={"NodeID": self._node_id, "ExecutionID": run.execution_id})
         if layout.is_absent(run.execution_dir):
             return Published(result=result)
         try:
-            entries = await asyncio.to_thread(manifest.build, run.results_dir, progress)
-            await asyncio.to_thread(manifest.write, run.execution_dir, entries)
+            size = await asyncio.to_thread(_list_if_large, run, progress)
         except OSError as error:
             raise NodeFailed(f"results cannot be read: {error}", place=run.execution_id) from error
-        return Published(result=result, size_bytes=sum(entry.size for entry in entries))
+        return Published(result=result, size_bytes=size)
 
     async def close(self) -> None:
         """Nothing is held open."""
+
+
+def _list_if_large(run: RunRequest, progress: Progress) -> int:
+    size = tree.total_bytes(run.results_dir)
+    if size > HASH_AHEAD_BYTES:
+        manifest.make(run.execution_dir, progress)
+    progress("results", size, size)
+    return size

@@ -62,7 +62,7 @@ class InlineStorage:
     async def prepare(
         self, source: InputSource, job: Job, partition: int, into: Path, progress: Progress
     ) -> PreparedInput:
-        """Write the file, or unpack the archive beside its final name and rename it when it is whole."""
+        """Write the file, or unpack the archive."""
         data = _decode(source)
         path, size = await asyncio.to_thread(_write, data, into)
         progress(source.target, size, size)
@@ -97,23 +97,21 @@ def _decode(source: InputSource) -> _Data:
 
 
 def _write(data: _Data, into: Path) -> tuple[Path, int]:
+    """Write under `into`, which is this input's alone: what fails is removed, what a crash leaves goes with it."""
     archive = data.media_type == ARCHIVE_TYPE
-    final, half = into / ("tree" if archive else "content"), into / ".half"
+    path = into / ("tree" if archive else "content")
     try:
         if archive:
-            half.mkdir(mode=0o700)
-            size = _unpack(data.content, half)
-        else:
-            size = half.write_bytes(data.content)
-            half.chmod(0o600)
-        half.rename(final)
+            path.mkdir(mode=0o700)
+            return path, _unpack(data.content, path)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            return path, file.write(data.content)
     except BacalhauError:
-        _remove(half)
+        _remove(path)
         raise
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        _remove(half)
+        _remove(path)
         raise InputFailed(f"inline data cannot be unpacked: {error}") from error
-    return final, size
 
 
 def _unpack(content: bytes, root: Path) -> int:
