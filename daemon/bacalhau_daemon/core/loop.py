@@ -142,6 +142,7 @@ class Loop(Generic[S, I, E]):
         self._reloading = False
         self._hold_until = 0
         self._refused_pause_ns = REFUSED_FIRST_NS
+        self._refusal = errors.Unavailable("the log takes nothing")
         self._at = 0
         self._out: list[Append | Released[I, E] | Refused[I] | Reload | Halt] = []
 
@@ -193,11 +194,20 @@ class Loop(Generic[S, I, E]):
         if self._flight is not None:
             self._repeat(self._flight, now)
             return
-        if (self._queue or self._woken) and self._may_run(now):
+        if now < self._hold_until:
+            self._refuse_waiting()
+        elif (self._queue or self._woken) and self._may_run():
             self._batch(now)
 
-    def _may_run(self, now: int) -> bool:
-        return not (self._out or self.halted or self._reloading or now < self._hold_until)
+    def _may_run(self) -> bool:
+        return not (self._out or self.halted or self._reloading)
+
+    def _refuse_waiting(self) -> None:
+        """Say at once to whoever asks between two tries to append that the log takes nothing."""
+        items = [item for item in self._queue if self.rules.answerable(item)]
+        if items:
+            self._queue = deque(item for item in self._queue if not self.rules.answerable(item))
+            self._out.append(Refused(items, self._refusal))
 
     def _repeat(self, flight: _Flight[I, E], now: int) -> None:
         if flight.retry_at and now >= flight.retry_at:
@@ -288,8 +298,10 @@ class Loop(Generic[S, I, E]):
     def _refuse(self, decided: list[Decided[I]], reason: str, now: int) -> None:
         answerable = self.rules.answerable
         items = [one.item for one in decided]
-        error = errors.Unavailable(f"the log could not store this: {reason}", hint="free some space, then try again")
-        self._out.append(Refused([item for item in items if answerable(item)], error))
+        self._refusal = errors.Unavailable(
+            f"the log could not store this: {reason}", hint="free some space, then try again"
+        )
+        self._out.append(Refused([item for item in items if answerable(item)], self._refusal))
         self._queue.extendleft(item for item in reversed(items) if not answerable(item))
         self._hold_until = now + self._refused_pause_ns
         self._refused_pause_ns = min(self._refused_pause_ns * 2, REFUSED_MAX_NS)

@@ -42,6 +42,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 TIMING = Timing()
+ANSWER_MIN_S = 0.25  # an answer is awaited at least so long
 ALL_JOBS, ALL_NODES = m.JobQuery(), m.NodeQuery()
 
 
@@ -321,24 +322,32 @@ async def repeat(
     timing: Timing,
     on_retry: OnRetry | None = None,
 ) -> Message:
-    """Call `send(timeout_s)` until it answers, fails for good, or the deadline comes; then raise the last failure."""
+    """Call `send(timeout_s)` until it answers, fails for good, or the deadline comes; then raise the last failure.
+
+    When that is silence, its words say too why it had failed before.
+    """
     end = time.monotonic() + deadline_s
-    tries = 0
+    least_s = min(ANSWER_MIN_S, deadline_s / 4)  # a try that cannot be answered in time would only hide the reason
+    tries, told = 0, ""
     while True:
         try:
-            return checked(await send(max(0.01, min(timing.attempt_s, end - time.monotonic()))))
+            return checked(await send(max(least_s, min(timing.attempt_s, end - time.monotonic()))))
         except (errors.Busy, errors.Unavailable, errors.TimedOut) as error:
             tries += 1
+            if not isinstance(error, errors.TimedOut):
+                told = error.message
             pause_s = random.uniform(0.5, 1.0) * min(timing.pause_max_s, timing.pause_min_s * 2**tries)
-            if time.monotonic() + pause_s >= end:
-                raise _gave_up(error, what, tries, deadline_s) from error
+            if time.monotonic() + pause_s + least_s >= end:
+                raise _gave_up(error, what, tries, deadline_s, told) from error
             if on_retry is not None:
                 on_retry(error, pause_s)
         await asyncio.sleep(pause_s)
 
 
-def _gave_up(error: errors.BacalhauError, what: str, tries: int, deadline_s: float) -> errors.BacalhauError:
+def _gave_up(error: errors.BacalhauError, what: str, tries: int, deadline_s: float, told: str) -> errors.BacalhauError:
     message = f"{what}: {error.message} (tried {tries} times in {deadline_s:g} s)" if tries > 1 else error.message
+    if told and told != error.message:
+        message += f"; before that: {told}"
     return type(error)(message, hint=error.hint, place=error.place, details=error.details)
 
 
