@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from textual import events
-from textual.app import App
+from textual.app import App, ScreenStackError
 from textual.binding import ActiveBinding, BindingType
 from textual.screen import Screen
 
@@ -121,15 +121,24 @@ class ClusterApp(App[int], inherit_bindings=False):
 
     def flush(self) -> None:
         """Bring the screen in front up to date."""
-        screen = self.screen
+        screen = self._front()
+        if screen is None:
+            return
         if self.session.link.state is not self._link_was:
             self._link_was = self.session.link.state
             screen.refresh_bindings()
         if isinstance(screen, Frame):
             screen.flush()
 
+    def _front(self) -> Screen[object] | None:
+        """Return the screen in front; None while the app comes up or goes."""
+        try:
+            return self.screen
+        except ScreenStackError:
+            return None
+
     def _tick(self) -> None:
-        screen = self.screen
+        screen = self._front()
         if isinstance(screen, Frame) and screen.is_mounted:
             screen.tick()
             screen.show_bars()

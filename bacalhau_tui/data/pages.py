@@ -60,7 +60,7 @@ def paragraph(text: str, *, indent: int = 0, tone: Tone = Tone.PLAIN) -> Page:
 def pairs(items: Iterable[tuple[str, str | Cell]]) -> Page:
     """Return `key  value` lines; empty values are left out."""
     return [
-        line(Cell(f"  {key}".ljust(KEY_WIDTH + 2), Tone.OFF), value, hang=KEY_WIDTH + 2)
+        line(Cell(fmt.clean(f"  {key}").ljust(KEY_WIDTH + 2), Tone.OFF), value, hang=KEY_WIDTH + 2)
         for key, value in items
         if (value.text if isinstance(value, Cell) else value)
     ]

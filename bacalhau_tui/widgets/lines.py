@@ -18,7 +18,7 @@ from textual.geometry import Region
 from textual.strip import Strip
 from textual.widget import Widget
 
-from bacalhau_tui.data.format import Tone, cut
+from bacalhau_tui.data.format import Tone, clean, cut
 from bacalhau_tui.keymap import bindings
 from bacalhau_tui.look import Look
 
@@ -92,9 +92,13 @@ class Painted(Widget, inherit_bindings=False):
     def strip(
         self, spans: Iterable[Span], *, base: Style | None = None, bar: Span | None = None, left: int = 0
     ) -> Strip:
-        """Return a strip as wide as the widget, its first `left` cells scrolled out; `bar` takes the last cell."""
+        """Return a strip as wide as the widget, its first `left` cells scrolled out; `bar` takes the last cell.
+
+        Everything that is shown comes through here, so here is where nothing that steers a terminal gets past, should
+        some text not have been cleaned before.
+        """
         width = self.size.width - (1 if bar else 0)
-        strip = Strip([Segment(text, style) for text, style in spans if text])
+        strip = Strip([Segment(clean(text), style) for text, style in spans if text])
         strip = (strip.crop(left) if left else strip).adjust_cell_length(width, base)
         return Strip([*strip, Segment(*bar)], self.size.width) if bar else strip
 

@@ -91,7 +91,7 @@ def config_option(command: F) -> F:
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print the version."
 )
 @click.pass_context
-def cli(context: click.Context, **options: Any) -> None:
+def cli(context: click.Context, /, **options: Any) -> None:
     """Run a Bacalhau daemon: an orchestrator, a compute node, or both in one process.
 
     Settings come from a file, variables BACALHAU_DAEMON_… and these flags, in that order of strength. The exit

@@ -1,1 +1,1 @@
-"""What orchestrator, compute node, engines and TUI share: models, the NCL protocol, the client API, plug-in contracts."""
+"""What orchestrator, compute node, engines and TUI share: models, NCL, the client API, plug-in contracts."""

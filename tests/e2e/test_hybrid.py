@@ -49,7 +49,8 @@ def test_modules_and_data_of_the_node_give_the_tree(stack: DevStack, tmp_path: P
     failed = stack.command("job", "run", str(EXAMPLES / "exitcode.yaml"), *variables, "--wait", check=False)
     followed = stack.command("job", "logs", "exitcode", "-f", check=False)
 
-    sums = dict(reversed(line.split()) for line in (tmp_path / "r/out/SHA256SUMS").read_text().splitlines())
+    lines = (tmp_path / "r/out/SHA256SUMS").read_text().splitlines()
+    sums = {name: digest for digest, name in (line.split() for line in lines)}
     assert "Completed" in waited.stdout
     assert sorted(path.name for path in (tmp_path / "r").iterdir()) == ["exitCode", "out", "stderr", "stdout"]
     assert sums == {

@@ -43,7 +43,8 @@ class Killer:
             daemon = next(self._next)
             daemon.kill()
             self.kills += 1
-            await asyncio.to_thread(lambda daemon=daemon: daemon.start().ready())
+            daemon.start()
+            await asyncio.to_thread(daemon.ready)
 
     async def finish(self) -> None:
         """Have all daemons run."""

@@ -13,6 +13,7 @@ moment it is asked for, also while the run is about to begin: the engine is told
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -42,6 +43,7 @@ GUARD_S = 5.0  # between looks at a run's streams
 PROGRESS_S = 0.25
 NATS = "nats"
 
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _TOPICS = {
     PREPARING: compute_reports.PREPARING,
     RUNNING: compute_reports.RUNNING,
@@ -166,12 +168,22 @@ class Runner:
             topic = compute_reports.INPUTS if isinstance(error, errors.InputFailed) else _TOPICS[run.phase]
             return _failed(run, compute_reports.failure(error, topic))
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in _DISK_FULL:
+                return await self._make_room(run, error)
             log.exception("execution.broke", execution=run.id)
             words = f"internal error: {type(error).__name__}: {error}"
             return _failed(run, Failure(message=words, topic=_TOPICS[run.phase], code=errors.Internal.code))
         finally:
             if run.prepared or compute_bid.inputs(run.job.task):
                 await asyncio.shield(preparing.release(self.plugins, run.prepared, self.directory(run.id)))
+
+    async def _make_room(self, run: Run, error: OSError) -> RunEnded:
+        """Give up a run that has filled the disk, and what it wrote: else its end could not be recorded either."""
+        log.warning("execution.filled_disk", execution=run.id, error=str(error))
+        await asyncio.to_thread(layout.start_over, self.directory(run.id))
+        words = f"the node's disk is full: {os.strerror(error.errno or 0)}"
+        hint = "what the run had written was removed; ask for more disk, or write less"
+        return _failed(run, Failure(message=words, topic=_TOPICS[run.phase], hint=hint, code=errors.NodeFailed.code))
 
     async def _run(self, run: Run) -> RunEnded:
         engine = self.plugins.engines.get(run.job.task.engine)

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 CONNECT_NOTICE_S = 10.0
 RETENTION_EVERY_S = 300.0
+DISK_EVERY_S = 2.0
 RESULTS_SHARE = 0.25  # of the free disk at start, when the settings do not say
 SWEEP_TIMEOUT_S = 30.0
 BACALHAU_VERSION = "v1.9.3"  # whose protocol we speak; its orchestrators look at it
@@ -232,21 +233,34 @@ class Host:
     # ── the machine it is on ──────────────────────────────────────────────────────────────────────────────────────
 
     async def _watch(self, node: Node) -> None:
-        """Ask plug-ins and disk again and again, and keep the results within their limits."""
-        pruned_at = 0.0
+        """Ask disk and plug-ins again and again, and keep the results within their limits."""
+        pruned_at = polled_at = float("-inf")
         while True:
-            state = await asyncio.to_thread(retention.disk, self.root)
-            changed = bool(self._full) != state.low
-            if state.low and not self._full:
-                log.warning("disk.low", path=str(self.root), free_bytes=state.free_bytes)
-            words = f"take new work: its disk has {state.free_bytes} bytes free, {state.min_free_bytes} are needed"
-            self._full = words if state.low else ""
-            if state.low or time.monotonic() - pruned_at > RETENTION_EVERY_S:
-                pruned_at = time.monotonic()
+            now = time.monotonic()
+            changed = await self._look_at_disk()
+            if changed or now - pruned_at > (POLL_S if self._full else RETENTION_EVERY_S):
+                pruned_at = now
                 await self._prune(node)
-            if await self.plugins.poll() or changed:
+            if now - polled_at > POLL_S:
+                polled_at = now
+                changed |= await self.plugins.poll()
+            if changed:
                 self._tell(node)
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(DISK_EVERY_S)
+
+    async def _look_at_disk(self) -> bool:
+        """Measure what is free; return whether we have begun or ceased to refuse work because of it."""
+        state, before = await asyncio.to_thread(retention.disk, self.root), bool(self._full)
+        if state.low is not before:
+            log.log(
+                30 if state.low else 20,
+                "disk.low" if state.low else "disk.has_room",
+                path=str(self.root),
+                free_bytes=state.free_bytes,
+            )
+        words = f"take new work: its disk has {state.free_bytes} bytes free, {state.min_free_bytes} are needed"
+        self._full = words if state.low else ""
+        return state.low is not before
 
     async def _prune(self, node: Node) -> None:
         def may_go(name: str) -> bool:

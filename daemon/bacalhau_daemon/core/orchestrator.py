@@ -150,6 +150,7 @@ class Orchestrator:
         self._out += self.link.take(self.link.sessions.tick(now), now)
         for item in self.context.timers.due(now):
             self._loop.wake(item)
+        self.rules.prune(self.state)
 
     def next_tick(self) -> int | None:
         """Return when `tick` and `actions` are next worth calling (ns since the epoch); None: not before an input."""

@@ -13,6 +13,7 @@ MINUTE: Final = 60 * SECOND
 HOUR: Final = 60 * MINUTE
 
 JOBS_ACTIVE_MAX: Final = 200_000  # above it submissions are told to try again
+RECALLED_MAX: Final = 100_000  # finished jobs and answers that the query side does not have yet; above it the same
 COUNT_MAX: Final = 10_000  # partitions of one job
 PLANNED_PER_PASS_MAX: Final = 200  # executions planned or ended by one decision; the rest follows in the next
 REASON_CHARACTERS_MAX: Final = 2_000

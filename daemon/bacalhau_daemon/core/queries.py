@@ -86,9 +86,7 @@ class Queries:
         summary = f"{matching} of {total} nodes fit now"
         if not matching:
             summary = unplaced(context.fleet, need, 1, history).message
-        return api.Explanation(
-            as_of=now, matching=matching, nodes=rows, summary=summary, recorded=recorded
-        )
+        return api.Explanation(as_of=now, matching=matching, nodes=rows, summary=summary, recorded=recorded)
 
     def _history(self, job: JobState, now: int) -> History:
         if job.j not in self._state.tallies or job.state.terminal:

@@ -49,6 +49,10 @@ class Recall:
         entry = self._answers.get(key)
         return entry[1] if entry is not None else None
 
+    def __len__(self) -> int:
+        """How much is kept for the query side to catch up."""
+        return len(self._order)
+
     def begin(self, as_of: int) -> None:
         """Note a request that was looked up at this event, until `end`."""
         self._waiting[as_of] += 1

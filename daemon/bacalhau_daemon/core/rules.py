@@ -139,6 +139,20 @@ class OrchestratorRules:
         else:
             found += self.wake_for(name)
 
+    def prune(self, state: State) -> None:
+        """Drop timers of what is over."""
+
+        def lives(item: Reconcile | CheckExecution | CheckNode) -> bool:
+            match item:
+                case CheckExecution():
+                    return item.x in state.executions
+                case Reconcile():
+                    return item.j in state.jobs
+                case CheckNode():
+                    return True
+
+        self.context.timers.prune(lives)
+
     def rebuild(self, state: State) -> list[Reconcile | CheckNode]:
         """Make indexes and timers anew from a state; return what to look at, which is everything once.
 

@@ -9,7 +9,7 @@ from bacalhau_daemon.core.context import Context
 from bacalhau_daemon.core.decide.find import by_name, by_ref
 from bacalhau_daemon.core.events import AnyEvent, JobStopped, JobSubmitted, Submission
 from bacalhau_daemon.core.loop import Decision
-from bacalhau_daemon.core.policy import COUNT_MAX, JOBS_ACTIVE_MAX, REASON_CHARACTERS_MAX
+from bacalhau_daemon.core.policy import COUNT_MAX, JOBS_ACTIVE_MAX, REASON_CHARACTERS_MAX, RECALLED_MAX
 from bacalhau_daemon.core.requests import Request
 from bacalhau_daemon.core.state import JobState, State
 from bacalhau_protocol import errors
@@ -110,6 +110,8 @@ def _check_room(context: Context, state: State) -> None:
             free_bytes=disk.free_bytes,
             min_free_bytes=disk.min_free_bytes,
         )
+    if len(context.recall) >= RECALLED_MAX:
+        raise errors.Busy("the orchestrator's query side is far behind its log", hint="try again in a moment")
     if len(state.jobs) >= JOBS_ACTIVE_MAX:
         raise errors.Busy(f"{JOBS_ACTIVE_MAX} jobs are active already", hint="try again when some have ended")
 
