@@ -28,7 +28,7 @@ if [[ ${1:-} == --check ]]; then
     trap 'rm -rf "$out"' EXIT
 fi
 
-build "$here/hello.c" "$out/hello.wasm" -Wl,--strip-all
+build "$here/hello.c" "$out/hello.wasm" -Oz -nostartfiles
 build "$here/exitcode.c" "$out/exitcode.wasm"
 for name in wordcount grep lines sha256; do build "$here/$name.c" "$out/$name.wasm" "$here/tree.c"; done
 build "$tests/puppet.c" "$out_tests/puppet.wasm"
