@@ -18,6 +18,7 @@ from textual import events
 from textual.app import App, ScreenStackError
 from textual.binding import ActiveBinding, BindingType
 from textual.screen import Screen
+from textual.timer import Timer
 
 from bacalhau_protocol import errors
 from bacalhau_protocol.api.messages import JobRow
@@ -76,6 +77,7 @@ class ClusterApp(App[int], inherit_bindings=False):
         self.pulse = Pulse(self._beat, BEAT_LITE_S if settings.tui.lite else BEAT_S)
         self.session = Session(connect, self.store, wake=self.pulse.wake, clock=clock)
         self._chords = keymap.Chords()
+        self._second_key: Timer | None = None  # runs while the second key of a chord may come
         self._last_mode = "nodes"
         self._link_was: LinkState | None = None
         super().__init__()
@@ -152,15 +154,29 @@ class ClusterApp(App[int], inherit_bindings=False):
 
     async def on_key(self, event: events.Key) -> None:
         """Hold the first key of a chord back until the second tells what is meant."""
-        if event.key.startswith("chord_"):
-            return
+        self._stop_waiting()
         keys = self._chords.feed(event.key, self.screen.active_bindings)
+        if keys == [event.key]:
+            return  # Textual looks for its binding
+        event.prevent_default()
         if self._chords.held:
-            self.set_timer(keymap.CHORD_S, self._chords.expire)
-        if keys != [event.key]:
-            event.prevent_default()
-            for key in keys:
-                self.simulate_key(key)
+            self._second_key = self.set_timer(keymap.CHORD_S, self._expire_chord)
+        await self._handle(keys)
+
+    async def _expire_chord(self) -> None:
+        self._second_key = None
+        await self._handle(self._chords.expire())
+
+    def _stop_waiting(self) -> None:
+        if self._second_key is not None:
+            self._second_key.stop()
+            self._second_key = None
+
+    async def _handle(self, keys: Sequence[str]) -> None:
+        """Run what these keys are bound to, at once: posted again they would come after later keys."""
+        for key in keys:
+            if self._front() is not None:
+                await self._check_bindings(key)
 
     async def action_view(self, name: str) -> None:
         """Show one of the lists."""

@@ -17,6 +17,7 @@ from bacalhau_protocol import errors
 from bacalhau_protocol.client.testing import FakeOrchestrator
 from bacalhau_tui import keymap
 from bacalhau_tui.app import ClusterApp
+from bacalhau_tui.widgets.table import Table
 from tests.tui.deck import Deck, a_day, running
 
 RESERVED = ["j", "k", "g g", "G", "ctrl+d", "ctrl+u", "ctrl+f", "ctrl+b", "home", "end", "up", "down"]
@@ -142,7 +143,7 @@ async def test_the_palette_runs_what_is_chosen(fake: FakeOrchestrator, tmp_path:
         await deck.shows("problems only")
 
 
-async def test_chords(fake: FakeOrchestrator, tmp_path: Path) -> None:
+async def test_chords(fake: FakeOrchestrator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`g g` goes to the top; `g` alone, or `g` and another key, does what the other key does."""
     for number in range(50):
         fake.add_job(f"job-{number}")
@@ -151,9 +152,16 @@ async def test_chords(fake: FakeOrchestrator, tmp_path: Path) -> None:
         await deck.shows("job-0 ")
         await deck.press("g", "g")
         await deck.shows("job-49")
+        top, table = deck.app.screen, deck.app.screen.focused
+        assert isinstance(table, Table)
         await deck.press("g", "j")
+        assert table.cursor == table.view.ids[1]
+        monkeypatch.setattr(keymap, "CHORD_S", 0.01)
+        await deck.press("g")
         await deck.until(lambda: not deck.app._chords.held)
-        assert "job-49" in deck.text
+        await deck.press("g")
+        assert table.cursor == table.view.ids[1], "the first g was too long ago"
+        assert deck.app.screen is top
 
 
 @pytest.mark.parametrize(

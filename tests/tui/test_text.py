@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -47,7 +48,8 @@ def lines_are_sound(deck: Deck) -> None:
 def a_nasty_cluster(fake: FakeOrchestrator, text: str) -> None:
     """Put a text everywhere that a person or a program could have put it."""
     text_ok = text.encode(errors="replace").decode()  # JSON carries no lone surrogates
-    fake.add_node("n-1", **{"name": text_ok, text_ok[:20]: text_ok})
+    labels: dict[str, Any] = {"name": text_ok, text_ok[:20]: text_ok}
+    fake.add_node("n-1", **labels)
     job = fake.add_job(job=a_job(text_ok, engine=text_ok))
     spec = fake.jobs[job]
     fake.jobs[job] = msgspec.structs.replace(spec, labels={text_ok: text_ok}, meta={text_ok: text_ok})
@@ -110,7 +112,7 @@ def test_cells_of_every_list_are_clean(text: str) -> None:
     from bacalhau_protocol.models.event import Event, JobHistory  # noqa: PLC0415
     from bacalhau_protocol.models.node import BuildVersion, NodeInfo, NodeState  # noqa: PLC0415
 
-    names = {
+    names: dict[str, Any] = {
         "id": text,
         "name": text,
         "namespace": text,
