@@ -96,7 +96,7 @@ def cli(context: click.Context, /, **options: Any) -> None:
 
     Settings come from a file, variables BACALHAU_DAEMON_… and these flags, in that order of strength. The exit
     status is 0 after a stop that was asked for, 2 for wrong settings, 6 when something that it needs is not available,
-    7 when another daemon uses the data directory, 8 for a bug.
+    7 when another daemon uses the data directory, 8 for a damaged log and for a bug.
     """
     if context.invoked_subcommand is not None:
         context.obj = options

@@ -23,10 +23,10 @@ def scrub(path: Path, stop: threading.Event, *, pause_s: float = PAUSE_S) -> Cha
     reader = SqliteReader(path)
     try:
         end = reader.origin
-        for number, chain in enumerate(reader.verify(), 1):
+        for number, chain in enumerate(reader.verify(end), 1):
             end = chain
             if number % STEP_RECORDS == 0 and stop.wait(pause_s):
                 return None
-        return end
+        return None if stop.is_set() else end
     finally:
         reader.close()

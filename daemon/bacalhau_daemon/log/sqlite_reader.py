@@ -207,7 +207,10 @@ class SqliteReader:
         return end[0] if end else start
 
     def _meta(self, key: str) -> str:
-        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        try:
+            row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        except sqlite3.Error as error:
+            raise self._damaged(error, f"entry {key!r}") from error
         if row is None:
             raise LogDamaged(f"its entry {key!r} is missing", place=str(self.path), hint=RESTORE)
         return bytes(row[0]).decode()

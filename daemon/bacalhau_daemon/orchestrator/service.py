@@ -38,6 +38,7 @@ from bacalhau_daemon.orchestrator.kept_logs import KeptLogs
 from bacalhau_daemon.orchestrator.keys import load_or_make
 from bacalhau_daemon.orchestrator.micro import MicroService
 from bacalhau_daemon.orchestrator.nats_server import ORCHESTRATOR_USER, SYSTEM_USER, NatsServer, ServerSettings
+from bacalhau_daemon.orchestrator.scrubbing import Scrubbing
 from bacalhau_daemon.orchestrator.serving import Serving
 from bacalhau_daemon.process import Led
 from bacalhau_daemon.query.reader import QueryReader
@@ -130,7 +131,9 @@ class OrchestratorService:
         self._closers.append(lambda: self._driver.close(settings.stop_grace_s))
         await self._lead()
         await self._serve(bus)
-        return await self._announce(server)
+        led = await self._announce(server)
+        self._closers.append(Scrubbing(opened.log.path, self._driver.fail).close)
+        return led
 
     async def wait(self, stop: asyncio.Event) -> None:
         """Wait until told to stop, or until something makes it impossible to go on, which is raised."""
