@@ -111,6 +111,38 @@ def memory_mb(daemon: Daemon) -> float:
     return float(psutil.Process(daemon.process.pid).memory_info().rss) / 1e6
 
 
+class Cpu:
+    """Processor time of all that takes part, user and system: the figure that holds on a machine that others use."""
+
+    def __init__(self, orchestrator: Daemon, node: Daemon) -> None:
+        server = psutil.Process(orchestrator.process.pid).children()  # its nats-server
+        compute = psutil.Process(node.process.pid)
+        self._parts = {
+            "orchestrator": [psutil.Process(orchestrator.process.pid)],
+            "nats-server": server,
+            "compute": [compute, *compute.children(recursive=True)],
+            "client": [psutil.Process()],
+        }
+        self._before = self._now()
+
+    def _now(self) -> dict[str, float]:
+        return {part: sum(map(cpu_s, processes)) for part, processes in self._parts.items()}
+
+    def per_job(self, jobs: int) -> str:
+        """Return the milliseconds per job since this was made, or since the last call."""
+        now = self._now()
+        used = {part: (now[part] - before) * 1e3 / jobs for part, before in self._before.items()}
+        self._before = now
+        parts = ", ".join(f"{part} {ms:.2f}" for part, ms in used.items())
+        return f"CPU per job       {sum(used.values()):.2f} ms ({parts})"
+
+
+def cpu_s(process: psutil.Process) -> float:
+    """Return the seconds that a process has computed, with its children that have ended."""
+    times = process.cpu_times()
+    return float(times.user + times.system + times.children_user + times.children_system)
+
+
 async def measure(stack: DevStack, orchestrator: Daemon, node: Daemon, floor: tuple[float, float]) -> None:
     """Print the figures."""
     append_ms, round_trip_ms = floor
@@ -120,24 +152,30 @@ async def measure(stack: DevStack, orchestrator: Daemon, node: Daemon, floor: tu
     client, ends = await Client.connect(credential), Ends()
     await ends.listen(client)
     print(f"idle memory       orchestrator {memory_mb(orchestrator):.0f} MB, compute {memory_mb(node):.0f} MB")
+    cpu = Cpu(orchestrator, node)
     took = await latency(client, ends, noop())
     middle = statistics.median(took)
     print(f"no-op latency     p50 {middle:.1f} ms, p99 {floors.p(took, 99):.1f} ms; floor {floor_ms:.1f} ms", end="")
     print(f" ({RECORDS}+{COMMITS} appends of {append_ms:.2f}, {ROUND_TRIPS} round trips of {round_trip_ms:.2f})")
     print(f"                  ratio {middle / floor_ms:.2f}")
+    print(cpu.per_job(WARM_UP_JOBS + LATENCY_JOBS))
     before = memory_mb(orchestrator), memory_mb(node)
     rate = await throughput(client, ends, noop(), THROUGHPUT_JOBS)
     after = memory_mb(orchestrator), memory_mb(node)
     print(f"no-op throughput  {rate:.0f} jobs/s ({THROUGHPUT_JOBS} jobs, {IN_FLIGHT} in flight)")
+    print(cpu.per_job(THROUGHPUT_JOBS))
     print(
         f"memory            orchestrator {before[0]:.0f} → {after[0]:.0f} MB, node {before[1]:.0f} → {after[1]:.0f} MB"
     )
     rate = await throughput(client, ends, noop(), THROUGHPUT_JOBS)
     print(f"once more         {rate:.0f} jobs/s, {memory_mb(orchestrator):.0f} MB and {memory_mb(node):.0f} MB")
+    print(cpu.per_job(THROUGHPUT_JOBS))
     took = await latency(client, ends, wasm(ROOT / "examples/wasm/hello.wasm"))
     print(f"wasm latency      p50 {statistics.median(took):.1f} ms, p99 {floors.p(took, 99):.1f} ms")
+    print(cpu.per_job(WARM_UP_JOBS + LATENCY_JOBS))
     rate = await throughput(client, ends, wasm(ROOT / "examples/wasm/hello.wasm"), WASM_JOBS)
     print(f"wasm throughput   {rate:.0f} jobs/s ({WASM_JOBS} jobs, {IN_FLIGHT} in flight)")
+    print(cpu.per_job(WASM_JOBS))
     print(f"memory            orchestrator {memory_mb(orchestrator):.0f} MB, compute {memory_mb(node):.0f} MB")
     await client.close()
 

@@ -1,7 +1,8 @@
 """The bus port: what daemons and clients need of NATS, and nothing else.
 
-Delivery is at most once and in order per publisher and subject. A callback is awaited before the next message of
-its subscription is handed over; hand long work to a task of your own.
+Delivery is at most once and in order per publisher and subject. A callback is a plain function or a coroutine
+function; the latter is awaited before the next message of its subscription is handed over. Hand long work to a task of
+your own.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class Message(msgspec.Struct, frozen=True):
     headers: dict[str, str] | None = None
 
 
-Callback = Callable[[Message], Awaitable[None]]
+Callback = Callable[[Message], Awaitable[None] | None]
 
 
 class Subscription(Protocol):
@@ -40,10 +41,22 @@ class Bus(Protocol):
         """Whether the link is up now."""
         ...
 
+    def send(self, subject: str, data: bytes, *, reply: str = "", headers: dict[str, str] | None = None) -> None:
+        """Send without waiting.
+
+        Raises
+        ------
+        Unavailable
+            when the link is down, or does not keep up: nothing is kept for later.
+        UsageError
+            when it is too large, or no subject.
+        """
+        ...
+
     async def publish(
         self, subject: str, data: bytes, *, reply: str = "", headers: dict[str, str] | None = None
     ) -> None:
-        """Send without waiting. Raises `Unavailable` when the link is down: nothing is kept for later."""
+        """Do as `send` does, which is not worth awaiting either."""
         ...
 
     async def request(

@@ -49,7 +49,9 @@ class MemorySubscription:
             if self._over:
                 return
             try:
-                await self._callback(message)
+                running = self._callback(message)
+                if running is not None:
+                    await running
             except Exception as error:
                 self.bus.problems.append(errors.Internal(f"handling a message failed: {error!r}"))
 
@@ -75,12 +77,16 @@ class MemoryBus:
         """Whether the link is up now."""
         return self._up
 
-    async def publish(
-        self, subject: str, data: bytes, *, reply: str = "", headers: dict[str, str] | None = None
-    ) -> None:
+    def send(self, subject: str, data: bytes, *, reply: str = "", headers: dict[str, str] | None = None) -> None:
         """Send without waiting. Raises `Unavailable` when the link is cut."""
         self._check()
         self.broker.route(Message(subject, bytes(data), reply, dict(headers) if headers else None))
+
+    async def publish(
+        self, subject: str, data: bytes, *, reply: str = "", headers: dict[str, str] | None = None
+    ) -> None:
+        """Do as `send` does."""
+        self.send(subject, data, reply=reply, headers=headers)
 
     async def request(
         self, subject: str, data: bytes, *, timeout_s: float, headers: dict[str, str] | None = None

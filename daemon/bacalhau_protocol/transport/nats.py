@@ -1,9 +1,8 @@
-"""The bus over NATS. The only module that imports the NATS client; import it late, it is heavy.
+"""The bus over NATS.
 
-A `NatsBus` heals itself for ever: each *life* is a new client of nats-py that never reconnects, so nothing that was
-sent in one life arrives in another, and everything that waits learns at once that its life has ended. Subscriptions
-are made again in each life. What nats-py does not tell is watched: its callbacks are missed now and then, so the state
-of the connection is polled, and a frozen server is noticed by pings.
+A `NatsBus` heals itself for ever: each *life* is a new `Wire`, so nothing that was sent in one life arrives in another,
+and everything that waits learns at once that its life has ended. Subscriptions are made again in each life. A frozen
+server is noticed by pings.
 """
 
 from __future__ import annotations
@@ -14,30 +13,25 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable
 
-import nats.errors
-from nats.aio.client import Client
-from nats.aio.msg import Msg
-
 from bacalhau_protocol import errors
 from bacalhau_protocol.api.subjects import inbox_prefix
 from bacalhau_protocol.transport.base import Callback, Message
 from bacalhau_protocol.transport.nats_subscription import NatsSubscription
+from bacalhau_protocol.transport.nats_wire import Wire
 from bacalhau_protocol.transport.settings import (
     HINT_NOBODY,
     HINT_UNREACHABLE,
     REFUSED_AGAIN_S,
     NatsSettings,
-    headers_size,
+    WireError,
+    is_subject,
     refusal,
     retry_wait_s,
     tls_context,
 )
 
-PING_INTERVAL_S, PINGS_OUTSTANDING_MAX = 5, 2
-CONNECT_TIMEOUT_S = 5
-CLOSE_TIMEOUT_S = 1
-POLL_S = 0.1
-PENDING_BYTES_MAX = 16 * 1024 * 1024  # not yet written to the socket; more means that the link does not keep up
+CONNECT_TIMEOUT_S = 5.0
+CLOSE_TIMEOUT_S = 1.0
 NO_RESPONDERS = "503"
 
 _REFUSED_SUBJECT = re.compile(r'permissions violation for (publish|subscription) to "([^"]+)"', re.IGNORECASE)
@@ -66,7 +60,7 @@ class NatsBus:
         self._on_connect, self._on_disconnect, self._on_error = on_connect, on_disconnect, on_error
         self._prefix = settings.inbox_prefix or inbox_prefix(settings.identity)
         self._answers = ""  # where answers to requests of this life come
-        self._client: Client | None = None
+        self._wire: Wire | None = None
         self._decided = asyncio.Event()  # connected, or refused
         self._refused: errors.BacalhauError | None = None
         self._ended = asyncio.Event()  # this life has
@@ -81,7 +75,7 @@ class NatsBus:
     @property
     def connected(self) -> bool:
         """Whether the link is up now."""
-        return self._client is not None and self._client.is_connected
+        return self._wire is not None and self._wire.connected
 
     @property
     def last_error(self) -> errors.BacalhauError | None:
@@ -118,13 +112,12 @@ class NatsBus:
     async def close(self) -> None:
         """Flush and close."""
         runner, self._runner = self._runner, None
-        client = self._client
-        if client is not None and client.is_connected:
-            with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
-                await client.flush(timeout=CLOSE_TIMEOUT_S)
-        while runner is not None and not runner.done():  # nats-py swallows a cancellation now and then
+        if self.connected:
+            with contextlib.suppress(errors.Unavailable):
+                await self.flush(CLOSE_TIMEOUT_S)
+        if runner is not None:
             runner.cancel()
-            await asyncio.wait({runner}, timeout=CLOSE_TIMEOUT_S)
+            await asyncio.wait({runner})
         if self._tasks:
             _, late = await asyncio.wait(list(self._tasks), timeout=CLOSE_TIMEOUT_S)
             for task in late:
@@ -132,25 +125,18 @@ class NatsBus:
 
     # ── the bus ───────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def send(self, subject: str, data: bytes, *, reply: str = "", headers: dict[str, str] | None = None) -> None:
+        """Send without waiting; see `base.Bus.send`."""
+        try:
+            self._live().publish(subject, data, reply, headers)
+        except errors.Unavailable as error:
+            raise errors.Unavailable(error.message, place=self.settings.place, hint=error.hint) from error
+
     async def publish(
         self, subject: str, data: bytes, *, reply: str = "", headers: dict[str, str] | None = None
     ) -> None:
-        """Send without waiting. Raises `Unavailable` when the link is down and `UsageError` when it is too large."""
-        client = self._live()
-        size_bytes = len(data) + headers_size(headers)
-        if size_bytes > client.max_payload:
-            raise errors.UsageError(
-                f"a message of {size_bytes} bytes with its headers is over the limit of {client.max_payload}",
-                place=subject,
-            )
-        if client.pending_data_size > PENDING_BYTES_MAX:
-            raise errors.Unavailable("the link does not keep up", place=self.settings.place)
-        try:
-            await client.publish(subject, data, reply=reply, headers=headers)
-        except (nats.errors.BadSubjectError, nats.errors.BadHeaderError) as error:
-            raise errors.UsageError(f"not a subject or header of NATS: {error}", place=subject) from error
-        except (nats.errors.Error, OSError) as error:
-            raise self._down() from error
+        """Do as `send` does."""
+        self.send(subject, data, reply=reply, headers=headers)
 
     async def request(
         self, subject: str, data: bytes, *, timeout_s: float, headers: dict[str, str] | None = None
@@ -161,8 +147,8 @@ class NatsBus:
         future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._waiting[token] = (future, subject)
         try:
+            self.send(subject, data, reply=self._answers + token, headers=headers)
             async with asyncio.timeout(timeout_s):
-                await self.publish(subject, data, reply=self._answers + token, headers=headers)
                 answer = await future
         except TimeoutError as error:
             raise errors.TimedOut(f"no answer within {timeout_s:g} s", place=subject) from error
@@ -175,12 +161,12 @@ class NatsBus:
 
     async def subscribe(self, subject: str, callback: Callback, *, queue: str = "") -> NatsSubscription:
         """Listen in this life and all that follow. The callback's errors go to `on_error`."""
+        if not is_subject(subject) or (queue and not is_subject(queue)):
+            raise errors.UsageError(f"not a subject of NATS: {subject!r} {queue!r}")
         subscription = NatsSubscription(subject, queue, callback, self.report, self._forget)
+        if self._wire is not None:
+            subscription.begin(self._wire)
         self._subscriptions.append(subscription)
-        if self._client is not None:
-            # When the link ends just now, the next life subscribes.
-            with contextlib.suppress(nats.errors.ConnectionClosedError, OSError):
-                await subscription.begin(self._client)
         return subscription
 
     def inbox(self) -> str:
@@ -189,25 +175,23 @@ class NatsBus:
 
     async def flush(self, timeout_s: float = 5.0) -> None:
         """Wait until the server has seen everything sent so far. Raises `Unavailable`."""
-        client = self._live()
-        ended = asyncio.create_task(self._ended.wait())
-        flushed = asyncio.create_task(client.flush(timeout=timeout_s))  # type: ignore[arg-type]  # any number will do
+        pong = self._live().ping()
         try:
-            await asyncio.wait({ended, flushed}, return_when=asyncio.FIRST_COMPLETED)
-            if not flushed.done() or flushed.exception() is not None:
-                raise self._down()
-        finally:
-            ended.cancel()
-            flushed.cancel()
+            async with asyncio.timeout(timeout_s):
+                seen = await pong
+        except TimeoutError as error:
+            raise self._down() from error
+        if not seen:
+            raise self._down()
 
     # ── lives ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _run(self) -> None:
         """Live one life after another."""
         failures = refusals = 0
-        while self._runner is not None:
+        while True:
             try:
-                client = await self._connect()
+                wire = await self._connect()
             except errors.BacalhauError as error:
                 failures += 1
                 refusals = 0 if error.retryable else refusals + 1
@@ -216,40 +200,27 @@ class NatsBus:
                 continue
             failures = refusals = 0
             try:
-                await self._live_through(client)
+                self._begin_life(wire)
+                await self._ended.wait()
             finally:
-                self._client = None
-                await _abandon(client)
+                self._end_of_life(wire)
 
-    async def _live_through(self, client: Client) -> None:
-        self._ended = asyncio.Event()
+    def _begin_life(self, wire: Wire) -> None:
         self._answers = f"{self._prefix}.{secrets.token_urlsafe(12)}."
-        try:
-            await self._subscribe_all(client)
-            self._client = client
-            self._refused = None
-            self._decided.set()
-            if self._on_connect is not None:
-                self._spawn(self._greet(self._on_connect))
-            while client.is_connected:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._ended.wait(), POLL_S)
-        except (nats.errors.Error, OSError) as error:
-            self._last_error = errors.Unavailable(f"the connection ended: {error}", place=self.settings.place)
-        finally:
-            self._end_of_life(client)
+        wire.subscribe(self._answers + "*", "", self._answered)
+        for subscription in self._subscriptions:
+            subscription.begin(wire)
+        self._wire = wire
+        self._refused = None
+        self._decided.set()
+        if self._on_connect is not None:
+            self._spawn(self._greet(self._on_connect))
 
-    async def _subscribe_all(self, client: Client) -> None:
-        answers = await client.subscribe(self._answers + "*", cb=self._answered)
-        assert answers is not None
-        for subscription in list(self._subscriptions):
-            await subscription.begin(client)
-
-    def _end_of_life(self, client: Client) -> None:
-        self._client = None
+    def _end_of_life(self, wire: Wire) -> None:
+        self._wire = None
+        wire.abort()
         self._decided.clear()
-        self._ended.set()
-        reason = str(client.last_error or "").removeprefix("nats: ") or "the server went away"
+        reason = str(wire.error) if isinstance(wire.error, WireError) else "the server went away"
         error = errors.Unavailable(f"the connection ended: {reason}", place=self.settings.place)
         self._last_error = error
         for future, _ in self._waiting.values():
@@ -264,60 +235,41 @@ class NatsBus:
         except errors.BacalhauError as error:
             self.report(error)
 
-    async def _answered(self, msg: Msg) -> None:
-        waiting = self._waiting.get(msg.subject.rpartition(".")[2])
+    def _answered(self, message: Message) -> None:
+        waiting = self._waiting.get(message.subject.rpartition(".")[2])
         if waiting is not None and not waiting[0].done():
-            waiting[0].set_result(Message(msg.subject, msg.data, msg.reply, msg.headers))
+            waiting[0].set_result(message)
 
-    async def _connect(self) -> Client:
+    async def _connect(self) -> Wire:
         """Open one connection; what it raises is retryable, or `Unauthenticated` or `UsageError` (TLS)."""
-        client, seen = Client(), list[Exception]()
-
-        async def on_error(error: Exception) -> None:
-            seen.append(error)
-            if client.is_connected:
-                self._complaint(error)
-
-        async def on_closed() -> None:
-            self._ended.set()
-
-        try:
-            # With reconnects off nats-py tries each address twice, without a pause, and keeps the reason to itself.
-            await client.connect(
-                self.settings.servers,
-                name=self.settings.identity,
-                error_cb=on_error,
-                closed_cb=on_closed,
-                allow_reconnect=False,
-                max_reconnect_attempts=1,
-                reconnect_time_wait=0,
-                connect_timeout=CONNECT_TIMEOUT_S,
-                ping_interval=PING_INTERVAL_S,
-                max_outstanding_pings=PINGS_OUTSTANDING_MAX,
-                inbox_prefix=self._prefix,
-                pending_size=0,
-                user=self.settings.user or None,
-                password=self.settings.token if self.settings.user else None,
-                token=None if self.settings.user else self.settings.token or None,
-                tls=tls_context(self.settings.ca) if self.settings.ca else None,
-            )
-        except (nats.errors.Error, OSError, TimeoutError) as error:
-            greeted = client.client_id is not None
-            self._spawn(_abandon(client))
-            raise refusal(seen[-1] if seen else error, self.settings, greeted=greeted) from error
-        except asyncio.CancelledError:
-            self._spawn(_abandon(client))
-            raise
-        seen.clear()
-        return client
+        settings = self.settings
+        context = tls_context(settings.ca) if settings.ca else None
+        failed = errors.BacalhauError("there is no address", place=settings.place)
+        for server in settings.servers:
+            ended = asyncio.Event()
+            wire = Wire(self._complaint, ended.set)
+            try:
+                async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                    await wire.open(server, context, settings.login(server))
+            except TimeoutError as error:
+                words = WireError(f"no answer within {CONNECT_TIMEOUT_S:g} s")
+                failed = refusal(words, settings, greeted=wire.greeted)
+                failed.__cause__ = error
+            except (WireError, OSError) as error:
+                failed = refusal(error, settings, greeted=wire.greeted)
+                failed.__cause__ = error
+            else:
+                self._ended = ended
+                return wire
+        raise failed
 
     # ── errors ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _live(self) -> Client:
-        client = self._client
-        if client is None or not client.is_connected:
+    def _live(self) -> Wire:
+        wire = self._wire
+        if wire is None or not wire.connected:
             raise self._down()
-        return client
+        return wire
 
     def _down(self) -> errors.BacalhauError:
         reason = f": {self._last_error.message}" if self._last_error is not None else ""
@@ -332,22 +284,20 @@ class NatsBus:
             self._decided.set()
         self.report(error)
 
-    def _complaint(self, error: Exception) -> None:
-        """Turn what the server or the client complains about into words, and fail the request that it is about."""
-        refused = _REFUSED_SUBJECT.search(str(error))
+    def _complaint(self, words: str) -> None:
+        """Turn what the server complains about into an error, and fail the request that it is about."""
+        refused = _REFUSED_SUBJECT.search(words)
         if refused is None:
-            if not isinstance(error, nats.errors.UnexpectedEOF):
-                self.report(errors.Unavailable(str(error).removeprefix("nats: "), place=self.settings.place))
+            self.report(errors.Unavailable(words, place=self.settings.place))
             return
         verb, subject = ("publish to" if refused[1].lower() == "publish" else "listen to"), refused[2]
-        # nats-py hands the text over in lower case, so the request that it is about knows better.
-        about = [waiting for waiting in self._waiting.values() if waiting[1].lower() == subject]
+        about = [future for future, asked in self._waiting.values() if asked == subject]
         forbidden = errors.Forbidden(
-            f"{self.settings.identity!r} may not {verb} {about[0][1] if about else subject}",
+            f"{self.settings.identity!r} may not {verb} {subject}",
             place=self.settings.place,
             hint="the role of this credential does not include it",
         )
-        for future, _ in about:
+        for future in about:
             if not future.done():
                 future.set_exception(forbidden)
         if not about:
@@ -359,10 +309,9 @@ class NatsBus:
             self._on_error(error)
 
     def _forget(self, subscription: NatsSubscription) -> None:
-        """Do not subscribe in the next life; end it in this one."""
+        """Do not subscribe in the next life."""
         if subscription in self._subscriptions:
             self._subscriptions.remove(subscription)
-        self._spawn(subscription.drain())
 
     def _spawn(self, work: Awaitable[None]) -> None:
         """Run in the background; ends with the bus."""
@@ -388,11 +337,3 @@ async def connect(
         await bus.close()
         raise
     return bus
-
-
-async def _abandon(client: Client) -> None:
-    """Close a client whose life is over without sending what it still holds, and without waiting for a dead peer."""
-    client._pending.clear()
-    client._pending_data_size = 0
-    with contextlib.suppress(nats.errors.Error, OSError, TimeoutError, RuntimeError):
-        await asyncio.wait_for(client.close(), CLOSE_TIMEOUT_S)

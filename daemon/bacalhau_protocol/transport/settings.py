@@ -6,6 +6,7 @@ import os
 import random
 import re
 import ssl
+from typing import Any
 
 import msgspec
 
@@ -35,14 +36,54 @@ class NatsSettings(msgspec.Struct, frozen=True, kw_only=True):
     inbox_prefix: str = ""  # blank: `_R.<identity>`
 
     @property
-    def servers(self) -> list[str]:
-        """The single addresses."""
-        return [part.strip() for part in self.address.split(",") if part.strip()]
+    def servers(self) -> list[Server]:
+        """The single addresses. Raises `UsageError`."""
+        return [_server(part.strip()) for part in self.address.split(",") if part.strip()]
 
     @property
     def place(self) -> str:
         """The address without secrets, for messages."""
-        return ",".join(re.sub(r"//[^@/]*@", "//", server) for server in self.servers)
+        return re.sub(r"//[^@/,]*@", "//", self.address)
+
+    def login(self, server: Server) -> dict[str, Any]:
+        """Return what the server is told of us. A token in its address counts if there is no other."""
+        secret = {"user": self.user, "pass": self.token} if self.user else {"auth_token": self.token or server.token}
+        return {
+            "name": self.identity,
+            **{name: value for name, value in secret.items() if value},
+            "lang": "python",
+            "version": "1",
+            "protocol": 1,
+            "verbose": False,
+            "pedantic": False,
+            "headers": True,
+            "no_responders": True,
+        }
+
+
+class Server(msgspec.Struct, frozen=True):
+    """One address."""
+
+    host: str
+    port: int
+    tls: bool = False  # asked for by the address; a server that demands it gets it anyway
+    token: str = ""
+
+
+class WireError(Exception):
+    """Why a connection was not made or has ended, in the server's own words if it said any."""
+
+
+_ADDRESS = re.compile(r"(?:(nats|tls)://)?(?:([^@/]*)@)?(\[[^\]]+\]|[^:/]+)(?::(\d{1,5}))?/?")
+PORT = 4222
+
+
+def _server(address: str) -> Server:
+    match = _ADDRESS.fullmatch(address)
+    if match is None:
+        raise errors.UsageError("not an address", place=re.sub(r"//[^@/]*@", "//", address), hint="nats://host:4222")
+    scheme, token, host, port = match.groups()
+    return Server(host.strip("[]"), int(port or PORT), scheme == "tls", token or "")
 
 
 def tls_context(ca: str) -> ssl.SSLContext:
@@ -78,7 +119,7 @@ def _words(error: Exception) -> str:
     """Return an error's text without its decoration."""
     if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ssl.SSLError):
         return os.strerror(error.errno) if error.errno > 0 else str(error.strerror)
-    return str(error).removeprefix("nats: ").strip("'") or type(error).__name__
+    return str(error) or type(error).__name__
 
 
 def retry_wait_s(failures: int) -> float:
@@ -86,8 +127,21 @@ def retry_wait_s(failures: int) -> float:
     return random.uniform(RETRY_MIN_S, min(RETRY_MAX_S, RETRY_MIN_S * 2 ** min(failures, 10)))
 
 
-def headers_size(headers: dict[str, str] | None) -> int:
-    """Return the bytes that headers take on the wire, counted generously."""
-    if not headers:
-        return 0
-    return 16 + sum(len(name) + len(value.encode()) + 4 for name, value in headers.items())
+def is_subject(text: str) -> bool:
+    """Whether a text can be a subject: blanks and control characters would end it, and begin another command."""
+    return text.isprintable() and " " not in text and text != ""
+
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_NO_NEWLINES = str.maketrans({"\r": " ", "\n": " "})
+
+
+def headers_bytes(headers: dict[str, str]) -> bytes:
+    """Return headers as they stand before a message's data. Raises `UsageError` for a name that cannot be one."""
+    lines = ["NATS/1.0\r\n"]
+    for name, value in headers.items():
+        if not _HEADER_NAME.fullmatch(name):
+            raise errors.UsageError(f"not a header of NATS: {name!r}")
+        lines.append(f"{name}: {value.strip().translate(_NO_NEWLINES)}\r\n")
+    lines.append("\r\n")
+    return "".join(lines).encode()
