@@ -88,7 +88,7 @@ async def test_a_read_can_wait_for_a_position(running: Running) -> None:
     assert len((await query.history(HistoryQuery(job=job_spec(3).id))).items) == 6
     assert await query.counts() == {"Completed": 5}
     assert (await query.load()).chain == running.cluster.chain
-    found = await query.lookup([Lookup(user="a", ref=job_spec(j).id, namespace="default") for j in (1, 2, 9)])
+    found = [query.lookup(Lookup(user="a", ref=job_spec(j).id, namespace="default")) for j in (1, 2, 9)]
     assert [one.job is not None for one in found] == [True, True, False]
     assert {one.as_of for one in found} == {position}
 

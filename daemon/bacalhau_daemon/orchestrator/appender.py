@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import queue
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 from bacalhau_daemon.log.base import Log, Outcome
 
@@ -14,22 +15,25 @@ class Appender:
 
     def __init__(self, store: Log, settled: Callable[[Outcome], None], failed: Callable[[BaseException], None]) -> None:
         self._store, self._settled, self._failed = store, settled, failed
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="log")
+        self._loop = asyncio.get_running_loop()
+        self._inbox: queue.SimpleQueue[tuple[int, bytes] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._thread.start()
 
     def append(self, expected: int, record: bytes) -> None:
         """Begin to append; the outcome comes later, on the loop."""
-        future = asyncio.get_running_loop().run_in_executor(self._thread, self._store.append, expected, record)
-        future.add_done_callback(self._done)
+        self._inbox.put((expected, record))
 
-    def _done(self, future: asyncio.Future[Outcome]) -> None:
-        if future.cancelled():
-            return
-        error = future.exception()
-        if error is None:
-            self._settled(future.result())
-        else:
-            self._failed(error)
+    def _run(self) -> None:
+        while (work := self._inbox.get()) is not None:
+            try:
+                outcome = self._store.append(*work)
+            except BaseException as error:
+                self._loop.call_soon_threadsafe(self._failed, error)
+            else:
+                self._loop.call_soon_threadsafe(self._settled, outcome)
 
     def close(self) -> None:
         """Wait for the append in hand."""
-        self._thread.shutdown()
+        self._inbox.put(None)
+        self._thread.join()

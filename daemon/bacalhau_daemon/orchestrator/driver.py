@@ -1,15 +1,15 @@
 """Drives the orchestrator's machine: hands it messages, requests, time and outcomes; carries out what it asks for.
 
 Everything here runs on the loop and none of it waits: the machine is called from callbacks, and asked once per turn of
-the loop what is to be done, so that what came together is decided together. Appends, rows and look-ups go to threads,
-messages to a task that sends them in order.
+the loop what is to be done, so that what came together is decided together, and what is sent leaves in one write.
+Appends and rows go to threads. A look-up does not: it reads two index entries, which costs less than a change of
+threads, and nothing can be forgotten between question and answer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, assert_never
@@ -46,8 +46,7 @@ from bacalhau_protocol.api.messages import Body
 from bacalhau_protocol.transport.base import Bus, Message
 
 DISK_EVERY_S = 2.0
-LOOKUPS_MAX = 256  # per question to the query side
-LATEST_S = 3600.0  # a timer is never armed for longer
+NEVER = 1 << 63
 
 Token = asyncio.Future[tuple[Body, int]]
 """What a request carries through the machine: its answer and the log position of it."""
@@ -78,11 +77,9 @@ class Driver:
         self._loop = asyncio.get_running_loop()
         self._appender = appender(self._settled, self.fail)
         self._woken = False
+        self._due = 0  # when the machine wants to be called, ns since the epoch
         self._timer: asyncio.TimerHandle | None = None
-        self._outbox: deque[Send] = deque()
-        self._lookups: deque[LookUp] = deque()
-        self._sending: asyncio.Task[None] | None = None
-        self._looking: asyncio.Task[None] | None = None
+        self._timer_at = NEVER
         self._tasks: set[asyncio.Task[None]] = set()
 
     # ── inputs ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -92,7 +89,7 @@ class Driver:
         await self._look_at_disk()
         self._spawn(self._watch_disk())
 
-    async def received(self, message: Message) -> None:
+    def received(self, message: Message) -> None:
         """Take a message of a node. One that wants its answer elsewhere than with the node is dropped."""
         if message.reply and not _may_answer(message):
             log.warning("message.reply_refused", subject=message.subject[:128], reply=message.reply[:128])
@@ -137,34 +134,40 @@ class Driver:
             return
         machine, now = self.machine, time.time_ns()
         try:
-            due = machine.next_tick()
-            if due is not None and due <= now:
+            if self._due <= now:
                 machine.tick(now)
+            dropped = 0
             for action in machine.actions(now):
-                self._carry_out(action)
+                if type(action) is Send:
+                    dropped += not self._send(action)
+                else:
+                    self._carry_out(action)
         except Exception as error:  # a bug of ours: nothing of it was acknowledged; a restart begins from the log
             log.exception("machine.failed")
             self.fail(error)
             return
+        if dropped:
+            log.warning("messages.not_sent", count=dropped, reason="the link is down")
         if machine.leading:
             self.leading.set()
         self._arm(now)
-        if self._outbox and self._sending is None:
-            self._sending = self._spawn(self._send())
-        if self._lookups and self._looking is None:
-            self._looking = self._spawn(self._look_up())
 
     def _arm(self, now: int) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        """Be woken when the machine wants it. A timer that comes too early costs less than a new one each time."""
         due = self.machine.next_tick()
-        if due is not None:
-            self._timer = self._loop.call_later(min(max((due - now) / 1e9, 0.0), LATEST_S), self.wake)
+        self._due = NEVER if due is None else due
+        if self._due < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = self._due
+            self._timer = self._loop.call_later(max(self._due - now, 0) / 1e9, self._on_time)
+
+    def _on_time(self) -> None:
+        self._timer_at = NEVER
+        self._pump()
 
     def _carry_out(self, action: Action) -> None:
         match action:
-            case Send():
-                self._outbox.append(action)
             case Answer():
                 _settle(action)
             case Append():
@@ -172,7 +175,7 @@ class Driver:
             case Project():
                 self._query.project(action)
             case LookUp():
-                self._lookups.append(action)
+                self._look_up(action)
             case KeepLogTail():
                 self._spawn(self._keep(action))
             case Disconnect():
@@ -182,37 +185,29 @@ class Driver:
                 self._spawn(self._reload(action.reason))
             case Halt():
                 self.fail(errors.Conflict(f"another orchestrator leads this cluster: {action.reason}"))
+            case Send():
+                raise AssertionError("sent before")
             case _:
                 assert_never(action)
 
-    async def _send(self) -> None:
-        dropped = 0
-        while self._outbox:
-            send = self._outbox.popleft()
-            try:
-                await self._bus.publish(send.subject, send.data, reply=send.reply)
-            except errors.Unavailable:
-                dropped += 1
-            except errors.UsageError as error:
-                log.error("message.not_sent", subject=send.subject, error=str(error))
-        if dropped:
-            log.warning("messages.not_sent", count=dropped, reason="the link is down")
-        self._sending = None
+    def _send(self, send: Send) -> bool:
+        """Send; whether the link took it."""
+        try:
+            self._bus.send(send.subject, send.data, reply=send.reply)
+        except errors.Unavailable:
+            return False
+        except errors.UsageError as error:
+            log.error("message.not_sent", subject=send.subject, error=str(error))
+        return True
 
-    async def _look_up(self) -> None:
-        while self._lookups:
-            batch = [self._lookups.popleft() for _ in range(min(len(self._lookups), LOOKUPS_MAX))]
-            try:
-                found = await self._query.lookup([one.lookup for one in batch])
-            except errors.BacalhauError as error:
-                for one in batch:
-                    _fail(one.request, error)
-                continue
-            now = time.time_ns()
-            for one, answer in zip(batch, found, strict=True):
-                self.machine.request(structs.replace(one.request, found=answer), now)
-            self.wake()
-        self._looking = None
+    def _look_up(self, action: LookUp) -> None:
+        try:
+            found = self._query.lookup(action.lookup)
+        except errors.BacalhauError as error:
+            _fail(action.request, error)
+            return
+        self.machine.request(structs.replace(action.request, found=found), time.time_ns())
+        self.wake()
 
     async def _keep(self, action: KeepLogTail) -> None:
         try:
@@ -255,7 +250,7 @@ class Driver:
             self.fail(error)
 
     async def close(self, grace_s: float) -> None:
-        """Let the append in hand settle and messages leave, then stop."""
+        """Let the append in hand settle, then stop."""
         deadline = self._loop.time() + grace_s
         while self._unfinished() and self._loop.time() < deadline:  # noqa: ASYNC110  nobody tells, and this is once
             await asyncio.sleep(0.005)
@@ -266,7 +261,7 @@ class Driver:
         await asyncio.to_thread(self._appender.close)
 
     def _unfinished(self) -> bool:
-        return bool(self.machine.loop.busy or self._outbox) and not self.failed.done()
+        return self.machine.loop.busy and not self.failed.done()
 
 
 def _fold_rest(restored: Restored, log_path: Path) -> Restored:

@@ -44,6 +44,7 @@ class QueryReader:
     """The reading half; one thread uses it."""
 
     def __init__(self, path: Path, log: LogReader) -> None:
+        self._path = path
         self._db = sqlite3.connect(
             f"{path.absolute().as_uri()}?mode=ro",
             uri=True,
@@ -57,6 +58,10 @@ class QueryReader:
     def close(self) -> None:
         """Close the connection."""
         self._db.close()
+
+    def twin(self) -> QueryReader:
+        """Return another reader of the same files, for another thread."""
+        return QueryReader(self._path, self._log)
 
     @contextmanager
     def _moment(self) -> Iterator[sqlite3.Connection]:

@@ -45,6 +45,7 @@ class Query:
         self.failed = ""
         self._loop = asyncio.get_running_loop()
         self._store, self._reader, self._on_applied = store, reader, on_applied
+        self._finder = reader.twin()  # of the loop itself
         self._inbox: queue.SimpleQueue[Project | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._waiting = self._questions = 0
@@ -60,6 +61,7 @@ class Query:
         await asyncio.to_thread(self._writer.join)
         await asyncio.to_thread(self._pool.shutdown)
         self._reader.close()
+        self._finder.close()
         self._store.close()
 
     # ── writing ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -163,12 +165,12 @@ class Query:
         """See `QueryReader.counts`."""
         return await self._ask(self._reader.counts, namespace)
 
-    async def lookup(self, questions: Sequence[Lookup]) -> list[Found]:
-        """See `QueryReader.lookup`; many questions at once cost one change of threads."""
-        return await self._ask(self._lookup, questions)
-
-    def _lookup(self, questions: Sequence[Lookup]) -> list[Found]:
-        return [self._reader.lookup(question) for question in questions]
+    def lookup(self, question: Lookup) -> Found:
+        """Answer what the machine must know, here and now; see `QueryReader.lookup`."""
+        try:
+            return self._finder.lookup(question)
+        except sqlite3.Error as error:
+            raise self._unreadable(error) from error
 
     async def load(self) -> Loaded:
         """See `QueryReader.load`."""
@@ -181,7 +183,9 @@ class Query:
         try:
             return await self._loop.run_in_executor(self._pool, lambda: question(*args, **kwargs))
         except sqlite3.Error as error:
-            message = f"the query side cannot be read: {error}"
-            raise Internal(message, place=str(self._store.path), hint=REBUILD) from error
+            raise self._unreadable(error) from error
         finally:
             self._questions -= 1
+
+    def _unreadable(self, error: sqlite3.Error) -> Internal:
+        return Internal(f"the query side cannot be read: {error}", place=str(self._store.path), hint=REBUILD)
