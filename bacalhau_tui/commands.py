@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bacalhau_protocol.errors import UsageError
 from bacalhau_tui.data.query import Command, FilterError, parse_command
+from bacalhau_tui.data.templates import TEMPLATES, find_template
 
 if TYPE_CHECKING:
     from bacalhau_tui.app import ClusterApp
@@ -47,6 +48,22 @@ def _node(app: ClusterApp, command: Command) -> None:
     app.open_node(_one(command, "a node's id, or the beginning of one"))
 
 
+def _templates(app: ClusterApp) -> Sequence[str]:
+    return [template.name for template in TEMPLATES]
+
+
+def _new(app: ClusterApp, command: Command) -> None:
+    from bacalhau_tui.screens.compose import compose_from, compose_new  # noqa: PLC0415  imported when first shown
+
+    template = find_template(_one(command, "the name of a template")) if command.words else None
+    if command.words and template is None:
+        raise UsageError(f"no template {command.rest!r}", hint=f"there are: {', '.join(_templates(app))}")
+    if template is None:
+        compose_new(app)
+    else:
+        compose_from(app, template)
+
+
 def _theme(app: ClusterApp, command: Command) -> None:
     name = app.find_theme(_one(command, "the name of a theme"))
     if not name:
@@ -65,6 +82,7 @@ COMMANDS: dict[str, CommandSpec] = {
     "why": CommandSpec("why a job runs where it runs, or waits", _job("why"), _jobs_known),
     "logs": CommandSpec("the logs of a job", _job("logs"), _jobs_known),
     "results": CommandSpec("the files that a job left", _job("results"), _jobs_known),
+    "new": CommandSpec("write a job; a template may follow: :new docker", _new, _templates),
     "node": CommandSpec("open a node by its id", _node, lambda app: list(app.store.nodes.rows())),
     "theme": CommandSpec("other colours: dark, light, ansi, …", _theme, lambda app: app.theme_names()),
     "help": CommandSpec("all keys of this screen", lambda app, command: app.show_help()),

@@ -26,6 +26,7 @@ _UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
 )
 _UNSAFE_IN_LINES = re.compile(_UNSAFE.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
+_UNSAFE_BUT_TABS = re.compile(_UNSAFE.pattern.replace("\x00-\x1f", "\x00-\x08\x0a-\x1f"))
 _NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\x1b": "\\e"}
 
 
@@ -43,6 +44,11 @@ def clean(text: str) -> str:
 def clean_lines(text: str) -> str:
     """The same for text of several lines: line ends and tabs stay."""
     return _UNSAFE_IN_LINES.sub(_escape, text)
+
+
+def masked(text: str, mark: str) -> str:
+    """The same for text that is edited: every character keeps its place, those that would steer become a mark."""
+    return text if text.isascii() and text.isprintable() else _UNSAFE_BUT_TABS.sub(mark, text)
 
 
 # ── time ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -19,7 +19,6 @@ from bacalhau_tui.data.format import Tone
 from bacalhau_tui.data.query import FilterError
 from bacalhau_tui.keymap import ACTS, Act, bindings, is_write
 from bacalhau_tui.widgets.bars import Bar, Header, Hints, Part
-from bacalhau_tui.widgets.lines import Lines
 from bacalhau_tui.widgets.prompt import Complete, Prompt
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ class Frame(Screen[None], inherit_bindings=False):
     def tick(self) -> None:
         """Repaint what depends on the clock."""
 
-    def main_widget(self) -> Lines:
+    def main_widget(self) -> Widget:
         """Return the widget that has the focus when nothing else has."""
         raise AssertionError("a subclass says it")
 

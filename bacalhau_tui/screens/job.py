@@ -213,6 +213,12 @@ class JobScreen(TabbedFrame, inherit_bindings=False):
         if name == "logs":
             self.flush()
 
+    def action_rerun(self) -> None:
+        """Write a job that begins as this one."""
+        from bacalhau_tui.screens.compose import compose_again  # noqa: PLC0415  imported when first shown
+
+        self.background(compose_again(self.cluster, self.detail.job_ref, self.namespace), "rerun")
+
     def action_stop(self) -> None:
         """Ask whether to stop the job, then do."""
         update = self.detail.update

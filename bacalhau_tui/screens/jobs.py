@@ -10,7 +10,7 @@ from bacalhau_tui.keymap import bindings
 from bacalhau_tui.screens.lists import ListScreen
 from bacalhau_tui.widgets.table import Table
 
-EMPTY = "no jobs yet: bacalhau-tui job run FILE"
+EMPTY = "no jobs yet: ^n writes one, from a template; or bacalhau-tui job run FILE"
 NAMED_MAX = 8  # jobs that a question names
 
 
@@ -41,6 +41,19 @@ class JobsScreen(ListScreen, inherit_bindings=False):
         row = self.cluster.store.jobs.get(key)
         if row is not None:
             self.cluster.open_job(row.id, row.namespace, tab)
+
+    def action_new_job(self) -> None:
+        """Write a job."""
+        from bacalhau_tui.screens.compose import compose_new  # noqa: PLC0415  imported when first shown
+
+        compose_new(self.cluster)
+
+    def action_rerun(self) -> None:
+        """Write a job that begins as the one under the cursor."""
+        from bacalhau_tui.screens.compose import compose_again  # noqa: PLC0415  imported when first shown
+
+        if (row := self.cluster.store.jobs.get(self.table.cursor)) is not None:
+            self.background(compose_again(self.cluster, row.id, row.namespace), "rerun")
 
     def action_stop(self) -> None:
         """Ask whether to stop the chosen jobs, then do."""
