@@ -102,6 +102,7 @@ class ClusterApp(App[int], inherit_bindings=False):
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             loop.add_signal_handler(number, self._leave, number)
+        self._count_bytes()
         self.call_after_refresh(self.session.start)
         self.set_interval(TICK_S, self._tick)
 
@@ -112,6 +113,19 @@ class ClusterApp(App[int], inherit_bindings=False):
         for number in _SIGNALS:
             loop.remove_signal_handler(number)
         await self.session.close()
+
+    def _count_bytes(self) -> None:
+        """Have the pulse's budget pay for whatever is written to the terminal."""
+        driver, budget = self._driver, self.pulse.budget
+        if driver is None:
+            return
+        write = driver.write
+
+        def counted(data: str) -> None:
+            budget.spend(len(data))
+            write(data)
+
+        driver.write = counted  # type: ignore[method-assign]  # Textual picks the driver's class by platform
 
     def _leave(self, number: int) -> None:
         """End as if the signal had ended us, but with the terminal restored."""
@@ -151,6 +165,12 @@ class ClusterApp(App[int], inherit_bindings=False):
             self.screen.say(text, tone)
 
     # ── keys ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def on_event(self, event: events.Event) -> None:
+        """Let what the user does go free (see `pulse.Budget`)."""
+        if isinstance(event, events.InputEvent):
+            self.pulse.budget.paying = False
+        await super().on_event(event)
 
     async def on_key(self, event: events.Key) -> None:
         """Hold the first key of a chord back until the second tells what is meant."""

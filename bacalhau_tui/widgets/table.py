@@ -63,6 +63,7 @@ class Table(Lines):
         self.view = view
         self.empty = empty
         self.cursor = ""  # an id, or blank when there are no rows
+        self.at_head = True  # nobody has chosen a row: the cursor stays on the first one, whichever that is
         self.marked: set[str] = set()
         self.top = 0  # place of the first row that is seen
         self.problems_only = False
@@ -90,6 +91,9 @@ class Table(Lines):
 
     def _hold_cursor(self, old_place: int | None, line: int) -> None:
         ids = self.view.ids
+        if self.at_head:
+            self.cursor, self.top = (ids[0] if ids else ""), 0
+            return
         place = self.view.place_of(self.cursor) if self.cursor else None
         if place is None:  # its row is gone: the one that took its place
             place = min(old_place or 0, len(ids) - 1)
@@ -220,6 +224,7 @@ class Table(Lines):
     def scroll_to_end(self, *, start: bool) -> None:
         """Move the cursor to the first or the last row."""
         self.put_cursor(0 if start else len(self.view.ids) - 1)
+        self.at_head = start
 
     def put_cursor(self, place: int) -> None:
         """Put the cursor on a place, as near as there is one."""
@@ -236,6 +241,10 @@ class Table(Lines):
         self._plan = []
         self._see(self.view.place_of(self.cursor) or 0)
 
+    def on_key(self) -> None:
+        """Whatever a key does, it is about the row that the cursor is on now; `g g` lets go of it."""
+        self.at_head = False
+
     def on_focus(self) -> None:
         """Show that keys go here."""
         self.repaint()
@@ -248,6 +257,7 @@ class Table(Lines):
         """Put the cursor on the row; the second click opens it."""
         place = self.top + event.y - 1
         if event.y >= 1 and place < len(self.view.ids):
+            self.at_head = False
             self.put_cursor(place)
             if event.chain == 2:
                 self.action_open()

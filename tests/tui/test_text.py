@@ -95,7 +95,7 @@ remote = st.text(max_size=60)
 
 
 @given(remote, st.integers(1, 40), st.booleans())
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_clean_text_fits_where_it_is_cut_to(text: str, width: int, middle: bool) -> None:
     """Cleaned and cut, a text has no control character and is no wider than asked, by Textual's count too."""
     shown = cut(clean(text), width, middle=middle)
@@ -105,7 +105,7 @@ def test_clean_text_fits_where_it_is_cut_to(text: str, width: int, middle: bool)
 
 
 @given(remote)
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_cells_of_every_list_are_clean(text: str) -> None:
     """Whatever stands in a row, each cell of it is one clean line."""
     from bacalhau_protocol.api.messages import ExecutionRow, JobRow  # noqa: PLC0415
@@ -145,7 +145,7 @@ def test_cells_of_every_list_are_clean(text: str) -> None:
     st.integers(8, 40),
     st.integers(0, 10),
 )
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_wrapping_loses_only_blanks(text: str, width: int, hang: int) -> None:
     """Rows of a wrapped line have all its words, in order, and none is too wide."""
     from bacalhau_tui.data.format import Tone, cell_width  # noqa: PLC0415
