@@ -1,10 +1,13 @@
 """The feed: what changed, as rows, a moment later. Many changes of one row within that moment are one.
 
-Only stored changes get here. The first change after a quiet moment leaves at once. A row's `seq` is the number of the
+Only stored changes get here. The first change after a quiet moment leaves at once, and so do the ends of jobs, with all
+that waits, unless they are many. A row's `seq` is the number of the
 event that changed it last; `prev` is the `seq` of the row before it of this kind and namespace.
 """
 
 from __future__ import annotations
+
+from functools import lru_cache
 
 import msgspec
 
@@ -17,7 +20,9 @@ from bacalhau_protocol.api.messages import ExecutionRow, FeedTick, JobRow, Phase
 from bacalhau_protocol.models.node import NodeState
 
 GATHER_NS = 100_000_000
-GATHER_ROW_NS = 2_000_000  # after each row that leaves, until `GATHER_NS`: few changes are told at once, many gathered
+GATHER_ROW_NS = 5_000_000  # after each row that leaves, until `GATHER_NS`: few changes are told at once, many gathered
+PROMPT_ROW_NS = 1_000_000  # the same for the end of a job, whom somebody awaits
+CREDIT_NS = 50_000_000  # what a pause saves up for such ends
 GATHER_NODES_NS = 500_000_000  # a busy node changes all the time
 TICK_NS = 1_000_000_000
 CHAINS_MAX = 600  # namespaces times kinds that the tick names; the least recently changed are left out
@@ -47,13 +52,15 @@ class Feed:
         self._executions: dict[int, tuple[int, ExecutionState]] = {}
         self._nodes: dict[str, int] = {}
         self._newest: dict[str, int] = {}  # `namespace/kind` → seq, the least recent first
-        self._flush_at = 0  # the earliest
+        self._flush_at = self._prompt_at = 0  # the earliest; the same if the end of a job waits
+        self._ended = False  # one does
         self._nodes_flushed_at = 0
         self._ticked_at = 0
 
     def job(self, seq: int, job: JobState) -> None:
         """Note that event `seq` has changed a job."""
         self._jobs[job.j] = (seq, job)
+        self._ended = self._ended or job.state.terminal
 
     def execution(self, seq: int, execution: ExecutionState) -> None:
         """Note that event `seq` has changed an execution."""
@@ -69,10 +76,14 @@ class Feed:
 
     def next_flush(self) -> int | None:
         """Return when there is something to send; None: nothing waits but the tick."""
-        due = [self._flush_at] if self._jobs or self._executions else []
-        if self._nodes:
-            due.append(self._nodes_flushed_at + GATHER_NODES_NS)
-        return min(due, default=None)
+        rows = self._rows_due() if self._jobs or self._executions else None
+        if not self._nodes:
+            return rows
+        nodes = self._nodes_flushed_at + GATHER_NODES_NS
+        return nodes if rows is None or nodes < rows else rows
+
+    def _rows_due(self) -> int:
+        return min(self._flush_at, self._prompt_at) if self._ended else self._flush_at
 
     def next_tick(self) -> int:
         """Return when the next tick is due."""
@@ -85,9 +96,11 @@ class Feed:
     def flush(self, now: int, phases: dict[str, Phase], nodes: dict[str, NodeState]) -> list[Send]:
         """Return what is due; `phases` by execution id, `nodes` for each of `due_nodes`."""
         out: list[Send] = []
-        if now >= self._flush_at and (self._jobs or self._executions):
+        if (self._jobs or self._executions) and now >= self._rows_due():
             rows = len(self._jobs) + len(self._executions)
             self._flush_at = now + min(rows * GATHER_ROW_NS, GATHER_NS)
+            self._prompt_at = max(self._prompt_at, now - CREDIT_NS) + min(rows * PROMPT_ROW_NS, GATHER_NS)
+            self._ended = False
             for seq, job in sorted(self._jobs.values(), key=_by_seq):
                 out.append(self._send(JOB, job.namespace, seq, job_row(job), job.id))
             for seq, execution in sorted(self._executions.values(), key=_by_seq):
@@ -114,7 +127,7 @@ class Feed:
         self._newest[chain] = seq = max(seq, prev)
         if len(self._newest) > CHAINS_MAX:
             del self._newest[next(iter(self._newest))]
-        return Send(subjects.feed(namespace, kind, *key), _ENCODE(_Row(kind, seq, prev, row)))
+        return Send(_subject(namespace, kind) + ".".join(key), _ENCODE(_Row(kind, seq, prev, row)))
 
     def tick(self, now: int, term: int, seq: int) -> list[Send]:
         """Return the tick when it is due."""
@@ -122,6 +135,12 @@ class Feed:
             return []
         self._ticked_at = now
         return [Send(subjects.feed_tick(), _ENCODE(FeedTick(term=term, seq=seq, newest=dict(self._newest))))]
+
+
+@lru_cache(maxsize=CHAINS_MAX)
+def _subject(namespace: str, kind: str) -> str:
+    """Return what comes before the ids in a row's subject; ids are tokens."""
+    return subjects.feed(namespace, kind, "*").removesuffix("*")
 
 
 def _by_seq(entry: tuple[int, JobState] | tuple[int, ExecutionState]) -> int:

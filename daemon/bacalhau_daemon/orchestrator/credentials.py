@@ -82,7 +82,7 @@ async def _issue(driver: Driver, place: Place, identity: str, role: Role) -> Cre
         id=secrets.token_hex(REQUEST_ID_BYTES),
         deadline=time.time_ns() + ISSUE_TIMEOUT_S * 1_000_000_000,
     )
-    answer, _ = await driver.request(request)
+    answer = (await driver.request(request)).body
     if not isinstance(answer, CredentialIssued):
         raise errors.Internal(f"a credential was asked for, and {type(answer).__name__} came")
     return place.credential(identity, role, answer.secret)

@@ -37,6 +37,7 @@ from bacalhau_daemon.log.base import Outcome, Unavailable
 from bacalhau_daemon.log.space import measure
 from bacalhau_daemon.log.sqlite_reader import SqliteReader
 from bacalhau_daemon.orchestrator.appender import Appender
+from bacalhau_daemon.orchestrator.endpoint import Result
 from bacalhau_daemon.orchestrator.kept_logs import KeptLogs
 from bacalhau_daemon.orchestrator.loading import fold_tail
 from bacalhau_daemon.query.restart import restore
@@ -46,10 +47,11 @@ from bacalhau_protocol.api.messages import Body
 from bacalhau_protocol.transport.base import Bus, Message
 
 DISK_EVERY_S = 2.0
+MACHINE_TIMEOUT_S = 60.0
 NEVER = 1 << 63
 
-Token = asyncio.Future[tuple[Body, int]]
-"""What a request carries through the machine: its answer and the log position of it."""
+Token = asyncio.Future[Result]
+"""What a request carries through the machine."""
 
 log = structlog.get_logger(__name__)
 
@@ -77,6 +79,7 @@ class Driver:
         self._loop = asyncio.get_running_loop()
         self._appender = appender(self._settled, self.fail)
         self._woken = False
+        self._asked: dict[Token, float] = {}  # when each is given up, the first first
         self._due = 0  # when the machine wants to be called, ns since the epoch
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = NEVER
@@ -100,6 +103,7 @@ class Driver:
     def request(self, request: Request) -> Token:
         """Take a client's request; the future gets answer and position, or the error."""
         token: Token = self._loop.create_future()
+        self._asked[token] = self._loop.time() + MACHINE_TIMEOUT_S
         self.machine.request(structs.replace(request, token=token), time.time_ns())
         self.wake()
         return token
@@ -169,7 +173,7 @@ class Driver:
     def _carry_out(self, action: Action) -> None:
         match action:
             case Answer():
-                _settle(action)
+                self._answer(action.request, action.result, action.position)
             case Append():
                 self._appender.append(action.expected, action.data)
             case Project():
@@ -204,10 +208,29 @@ class Driver:
         try:
             found = self._query.lookup(action.lookup)
         except errors.BacalhauError as error:
-            _fail(action.request, error)
+            self._answer(action.request, error, self.machine.position)
             return
         self.machine.request(structs.replace(action.request, found=found), time.time_ns())
         self.wake()
+
+    def _answer(self, request: Request, result: Body | errors.BacalhauError, position: int) -> None:
+        token: Token = request.token
+        self._asked.pop(token, None)
+        if token.done():
+            return
+        if isinstance(result, errors.BacalhauError):
+            token.set_exception(result)
+        else:
+            token.set_result(Result(result, position))
+
+    def _give_up(self) -> None:
+        """Answer requests that have waited too long: the log has not said for long whether they are stored."""
+        now = self._loop.time()
+        while self._asked and next(iter(self._asked.values())) < now:
+            token = next(iter(self._asked))
+            del self._asked[token]
+            if not token.done():
+                token.set_exception(errors.TimedOut(f"not decided within {MACHINE_TIMEOUT_S:g} s; it may still be"))
 
     async def _keep(self, action: KeepLogTail) -> None:
         try:
@@ -228,6 +251,7 @@ class Driver:
         while True:
             await asyncio.sleep(DISK_EVERY_S)
             await self._look_at_disk()
+            self._give_up()
             if self._query.failed:
                 raise errors.Internal(f"the query side failed: {self._query.failed}", hint="bacalhau-daemon rebuild")
 
@@ -277,19 +301,3 @@ def _may_answer(message: Message) -> bool:
     tokens = message.subject.split(".", 4)
     node = tokens[3] if len(tokens) > 3 else ""
     return message.reply.startswith((f"_R.{node}.", "_INBOX."))
-
-
-def _settle(answer: Answer) -> None:
-    token: Token = answer.request.token
-    if token.done():
-        return
-    if isinstance(answer.result, errors.BacalhauError):
-        token.set_exception(answer.result)
-    else:
-        token.set_result((answer.result, answer.position))
-
-
-def _fail(request: Request, error: errors.BacalhauError) -> None:
-    token: Token = request.token
-    if not token.done():
-        token.set_exception(error)

@@ -1,6 +1,7 @@
 """The client API's endpoint: from a message to a checked call, from a result to an answer.
 
-The callback never waits: each call is served in a task of its own, and their number is bounded, per user and in all.
+The callback never waits: each call is a future, and their number is bounded, per user and in all. What only the machine
+decides has no task of its own: its future is done when the machine has answered.
 An answer goes only to the sender's own inbox: the subject says truthfully who sent the request, and a request that
 names another's subject for its answer is dropped, for answering would make us publish there.
 """
@@ -71,10 +72,10 @@ class Endpoint:
     ) -> None:
         self._bus, self._role_of, self._serve, self._stats = bus, role_of, serve, stats
         self._calls: Counter[str] = Counter()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._open: set[asyncio.Future[Result]] = set()
 
-    async def received(self, message: Message) -> None:
-        """Take one request; hand it to a task."""
+    def received(self, message: Message) -> None:
+        """Take one request; it is answered when it is done."""
         user, verb = split(message.subject)
         if not message.reply.startswith(f"{inbox_prefix(user)}."):
             log.warning("request.reply_refused", user=user, verb=verb, reply=message.reply[:128])
@@ -83,19 +84,19 @@ class Endpoint:
         try:
             call = self._check(user, verb, message)
         except errors.BacalhauError as error:
-            await self._refuse(message.reply, error, verb, started)
+            self._refuse(message.reply, error, verb, started)
             return
         self._calls[user] += 1
-        task = asyncio.create_task(self._answer(call, message.reply, started))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        future = asyncio.ensure_future(self._serve(call))
+        self._open.add(future)
+        future.add_done_callback(lambda done: self._answer(done, call, message.reply, started))
 
     async def close(self, grace_s: float) -> None:
         """Let calls end for a while, then drop them; their clients ask again."""
-        if self._tasks:
-            _, late = await asyncio.wait(list(self._tasks), timeout=grace_s)
-            for task in late:
-                task.cancel()
+        if self._open:
+            _, late = await asyncio.wait(list(self._open), timeout=grace_s)
+            for future in late:
+                future.cancel()
 
     def _check(self, user: str, verb: str, message: Message) -> Call:
         if verb not in VERBS:
@@ -104,38 +105,38 @@ class Endpoint:
                 f"there is no {verb!r}", place=message.subject, hint=f"do you mean {close[0]}?" if close else ""
             )
         roles.check(user, self._role_of(user), verb)
-        if self._calls[user] >= CALLS_PER_USER_MAX or len(self._tasks) >= CALLS_MAX:
+        if self._calls[user] >= CALLS_PER_USER_MAX or len(self._open) >= CALLS_MAX:
             raise errors.Busy(f"{self._calls[user]} requests of {user!r} wait already", hint="try again in a moment")
         return read(user, verb, message)
 
-    async def _answer(self, call: Call, reply: str, started: int) -> None:
-        try:
-            result = await self._serve(call)
-        except errors.BacalhauError as error:
-            await self._refuse(reply, error, call.verb, started)
+    def _answer(self, done: asyncio.Future[Result], call: Call, reply: str, started: int) -> None:
+        self._open.discard(done)
+        self._calls[call.user] -= 1
+        if not self._calls[call.user]:
+            del self._calls[call.user]
+        if done.cancelled():
             return
-        except Exception as error:
-            log.exception("request.failed", verb=call.verb, user=call.user)
+        error = done.exception()
+        if error is None:
+            result = done.result()
+            self._send(reply, msgspec.json.encode(result.body), {LOG_POSITION: str(result.position)})
+            self._stats[call.verb].count(time.perf_counter_ns() - started)
+        elif isinstance(error, errors.BacalhauError):
+            self._refuse(reply, error, call.verb, started)
+        else:
+            log.error("request.failed", verb=call.verb, user=call.user, exc_info=error)
             bug = errors.Internal(f"{type(error).__name__}: {error}", place=call.verb, hint="please report this bug")
-            await self._refuse(reply, bug, call.verb, started)
-            return
-        finally:
-            self._calls[call.user] -= 1
-            if not self._calls[call.user]:
-                del self._calls[call.user]
-        data = msgspec.json.encode(result.body)
-        await self._publish(reply, data, {LOG_POSITION: str(result.position)})
-        self._stats[call.verb].count(time.perf_counter_ns() - started)
+            self._refuse(reply, bug, call.verb, started)
 
-    async def _refuse(self, reply: str, error: errors.BacalhauError, verb: str, started: int) -> None:
+    def _refuse(self, reply: str, error: errors.BacalhauError, verb: str, started: int) -> None:
         headers = {ERROR: error.message[:512] or error.code, ERROR_CODE: str(error.http_status)}
-        await self._publish(reply, error.to_wire(), headers)
+        self._send(reply, error.to_wire(), headers)
         if verb in self._stats:
             self._stats[verb].count(time.perf_counter_ns() - started, error.code)
 
-    async def _publish(self, reply: str, data: bytes, headers: dict[str, str]) -> None:
+    def _send(self, reply: str, data: bytes, headers: dict[str, str]) -> None:
         try:
-            await self._bus.publish(reply, data, headers=headers)
+            self._bus.send(reply, data, headers=headers)
         except errors.Unavailable as error:  # the client asks again when its link is back
             log.info("answer.not_sent", reason=error.message)
 

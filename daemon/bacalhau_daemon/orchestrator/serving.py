@@ -18,7 +18,6 @@ from bacalhau_protocol import errors
 from bacalhau_protocol.api import messages as api
 
 AT_LEAST_TIMEOUT_S = 5.0
-MACHINE_TIMEOUT_S = 60.0
 
 Read = Callable[[Call], Awaitable[api.Body]]
 
@@ -39,11 +38,18 @@ class Serving:
             "job.keptlog": self._kept_log,
         }
 
-    async def serve(self, call: Call) -> Result:
+    def serve(self, call: Call) -> Awaitable[Result]:
         """Serve one call."""
         read = self._reads.get(call.verb)
-        if read is None:
-            return await self._ask_machine(call)
+        if read is not None:
+            return self._read(call, read)
+        if api.VERBS[call.verb].write and not self._query.has_room:
+            return self._ask_later(call)
+        if call.verb == "cluster.info":
+            return self._cluster_info(call)
+        return self._ask_machine(call)
+
+    async def _read(self, call: Call, read: Read) -> Result:
         if call.at_least > self._query.position:
             await self._query.wait_applied(call.at_least, AT_LEAST_TIMEOUT_S)
         position = self._query.position
@@ -52,24 +58,22 @@ class Serving:
         except OverflowError as error:
             raise errors.UsageError("a number in the request is too large", place=call.verb) from error
 
-    async def _ask_machine(self, call: Call) -> Result:
-        if api.VERBS[call.verb].write:
-            await self._query.room()
+    def _ask_machine(self, call: Call) -> Awaitable[Result]:
         request = Request(user=call.user, verb=call.verb, body=call.body, id=call.request_id, deadline=call.deadline)
-        try:
-            async with asyncio.timeout(MACHINE_TIMEOUT_S):
-                body, position = await self._driver.request(request)
-        except TimeoutError as error:
-            raise errors.TimedOut(
-                f"not decided within {MACHINE_TIMEOUT_S:g} s; it may still be", place=call.verb
-            ) from error
-        if isinstance(body, api.ClusterInfo):
-            body = await self._complete(body)
-        return Result(body, position)
+        return self._driver.request(request)
 
-    async def _complete(self, info: api.ClusterInfo) -> api.ClusterInfo:
+    async def _ask_later(self, call: Call) -> Result:
+        """Hold a write back while the rows are far behind."""
+        await self._query.room()
+        return await self._ask_machine(call)
+
+    async def _cluster_info(self, call: Call) -> Result:
         """Add what only the query side knows."""
-        return structs.replace(info, jobs=await self._query.counts(), applied_position=self._query.position)
+        result = await self._ask_machine(call)
+        assert isinstance(result.body, api.ClusterInfo)
+        counts = await self._query.counts()
+        body = structs.replace(result.body, jobs=counts, applied_position=self._query.position)
+        return Result(body, result.position)
 
     # ── reads ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -71,9 +71,14 @@ class Query:
         self._waiting += 1
         self._inbox.put(project)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether `room` would not wait."""
+        return self._waiting <= WAITING_MAX
+
     async def room(self) -> None:
         """Wait until few enough records wait to be written. Raises `Internal` when writing has failed."""
-        while self._waiting > WAITING_MAX:
+        while not self.has_room:
             await self._move()
 
     async def wait_applied(self, position: int, timeout_s: float) -> None:

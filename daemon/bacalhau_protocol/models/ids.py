@@ -7,7 +7,6 @@ full id (`is_full`), the one id that begins with it (`prefix_range`).
 from __future__ import annotations
 
 import re
-import uuid
 
 JOB, EXECUTION, NODE, EVALUATION = "j-", "e-", "n-", "v-"
 NAMESPACE_DEFAULT = "default"
@@ -27,7 +26,9 @@ _SHORT_PEER_LENGTH = 8
 
 def new_id(prefix: str, randomness: bytes) -> str:
     """Return prefix + UUIDv4 made of exactly 16 random bytes; evaluations of Bacalhau have a blank prefix."""
-    return prefix + str(uuid.UUID(bytes=randomness, version=4))
+    digits = randomness.hex()
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return f"{prefix}{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
 def short_id(full: str) -> str:
