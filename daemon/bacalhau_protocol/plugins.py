@@ -39,7 +39,7 @@ class PluginContext(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ability(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether a plug-in can work here, now. Asked at start and every 15 s; an answer is never kept for ever."""
+    """Whether a plug-in can work here, now. Asked at start and every 10 s; an answer is never kept for ever."""
 
     available: bool
     reason: str = ""  # why not, in words
@@ -74,6 +74,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     ended_at: int = 0
     cpu_seconds: float = 0.0
     memory_peak_bytes: int = 0
+    details: dict[str, str] = {}  # what else is worth keeping in the history, the digest of an image for instance
 
     @property
     def failed(self) -> bool:
@@ -154,6 +155,17 @@ class Engine(Protocol):
         """
         ...
 
+    async def holds(self, execution_id: str, attempt: int) -> bool:
+        """Whether a run that an earlier daemon began, or its end, is still there. Asked of engines that reattach.
+
+        If so, `run` is called without `prepare` and without inputs, and finds it.
+        """
+        ...
+
+    async def forget(self, execution_id: str, attempt: int) -> None:
+        """The outcome is on disk: what was left to be found can go. Asked of engines that reattach; returns soon."""
+        ...
+
     async def cancel(self, execution_id: str, grace_s: float) -> None:
         """Ask the run to stop, kill it after the grace; `run` then returns `CANCELLED`. Unknown ids are ignored."""
         ...
@@ -163,7 +175,7 @@ class Engine(Protocol):
         ...
 
     async def close(self) -> None:
-        """Release what `run` and `prepare` hold open."""
+        """Release what `run` and `prepare` hold open. Runs end with it; of engines that reattach they go on."""
         ...
 
 

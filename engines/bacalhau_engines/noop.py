@@ -215,6 +215,13 @@ class NoopEngine:
             self._stops.pop(run.execution_id, None)
         return Outcome(kind=OutcomeKind.CANCELLED, started_at=outcome.started_at, ended_at=time.time_ns())
 
+    async def holds(self, execution_id: str, attempt: int) -> bool:
+        """Nothing survives the process."""
+        return False
+
+    async def forget(self, execution_id: str, attempt: int) -> None:
+        """Nothing is left of a run."""
+
     async def cancel(self, execution_id: str, grace_s: float) -> None:
         """End the run now."""
         if stop := self._stops.get(execution_id):

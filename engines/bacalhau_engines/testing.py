@@ -142,7 +142,9 @@ async def perform(engine: Engine, run: RunRequest, started: Started | None = Non
     """Prepare and run, within the suite's patience."""
     async with asyncio.timeout(PATIENCE_S):
         await engine.prepare(run, lambda what, done, total: None)
-        return await engine.run(run, started or Started())
+        outcome = await engine.run(run, started or Started())
+        await engine.forget(run.execution_id, run.attempt)
+        return outcome
 
 
 class EngineContract:

@@ -91,7 +91,7 @@ def settings(path: Path) -> Settings:
     return Settings(
         data_dir=str(path),
         compute=ComputeSettings(enabled=True, labels={"zone": "eu"}, cpu=2.0, allow_paths=(f"{path}/data/**",)),
-        engines={"wasm": {"enabled": False}},
+        engines={"wasm": {"enabled": False}, "docker": {"enabled": False}},
         publishers={"local": {"port": 0}},
         stop_grace_s=1.0,
     )

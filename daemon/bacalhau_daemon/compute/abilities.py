@@ -22,7 +22,7 @@ from bacalhau_protocol.models.job import Job, SpecConfig
 from bacalhau_protocol.models.resources import Resources
 from bacalhau_protocol.plugins import Ability, Engine, PluginContext, Publisher, Storage
 
-POLL_S = 15.0
+POLL_S = 10.0  # so that a node says within 15 s what it gained or lost
 ABILITY_TIMEOUT_S = 10.0
 MEASURE_TIMEOUT_S = 10.0  # of all inputs of an offer: the acknowledgement waits for it
 ALIASES = {"localdirectory": "local"}  # share settings

@@ -87,6 +87,7 @@ class Run:
         self.engine: Engine | None = None  # while it runs
         self.stopping: asyncio.Task[None] | None = None
         self.limit: Outcome | None = None  # why we stopped it, if the engine does not say
+        self.left_behind: Engine | None = None  # it keeps something of the run until it is told that the end is on disk
 
     @property
     def phase(self) -> str:
@@ -141,13 +142,22 @@ class Runner:
             run.task.cancel()
 
     async def stop(self, grace_s: float) -> None:
-        """Let what runs come to its end for a while, then stop it. Every `RunEnded` has been given afterwards."""
+        """Let what runs come to its end for a while, then stop it; but what outlives us is left alone.
+
+        Every other `RunEnded` has been given afterwards.
+        """
         for wait_s, then in ((grace_s, self.cancel), (CANCEL_GIVE_UP_S + CANCEL_REPEAT_S, None)):
-            tasks = [run.task for run in self._runs.values() if run.task]
-            if tasks:
-                await asyncio.wait(tasks, timeout=wait_s)
-            for run in list(self._runs.values()) if then else ():
-                self.cancel(run.id, run.action.attempt)
+            ending = [run for run in self._runs.values() if not self._outlives(run)]
+            if ending:
+                await asyncio.wait([run.task for run in ending if run.task], timeout=wait_s)
+            for run in ending if then else ():
+                if run.id in self._runs and not self._outlives(run):
+                    self.cancel(run.id, run.action.attempt)
+
+    def _outlives(self, run: Run) -> bool:
+        """Whether a run goes on without us, and is found by the next daemon."""
+        running = run.phase == RUNNING and run.engine is not None and not run.cancelled
+        return running and self.plugins.engines.ability(run.job.task.engine).reattaches
 
     # ── one execution ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -174,6 +184,8 @@ class Runner:
             words = f"internal error: {type(error).__name__}: {error}"
             return _failed(run, Failure(message=words, topic=_TOPICS[run.phase], code=errors.Internal.code))
         finally:
+            if run.left_behind is not None:
+                await run.left_behind.forget(run.id, run.action.attempt)
             if run.prepared or compute_bid.inputs(run.job.task):
                 await asyncio.shield(preparing.release(self.plugins, run.prepared, self.directory(run.id)))
 
@@ -188,17 +200,20 @@ class Runner:
     async def _run(self, run: Run) -> RunEnded:
         engine = self.plugins.engines.get(run.job.task.engine)
         ability = self.plugins.engines.ability(run.job.task.engine)
-        record = None
+        record, held = None, False
         if run.action.resumed:
             record = await asyncio.to_thread(layout.read_outcome, self.directory(run.id), run.action.attempt)
             if record is None and not ability.reattaches:
                 return RunEnded(id=run.id, attempt=run.action.attempt, lost=True)
+            held = record is None and await engine.holds(run.id, run.action.attempt)
         if record is not None:
             request = preparing.request(self, run, ())
+            run.left_behind = engine if ability.reattaches else None
             run.phases = list(record.phases)
             ending = await asyncio.to_thread(layout.ending, request.execution_dir, record)
         else:
-            request = await self._prepare(run, engine, ability)
+            request = preparing.request(self, run, ()) if held else await self._prepare(run, engine, ability)
+            run.left_behind = engine if ability.reattaches else None
             outcome = await self._execute(run, engine, request)
             record = layout.OutcomeRecord(attempt=request.attempt, outcome=outcome, phases=tuple(run.phases))
             ending = await self._finish(ability, request, record)
@@ -209,7 +224,10 @@ class Runner:
             return _failed(run, _why(record.outcome, request.timeout_s))
         result = await self._publish(run, request)
         phases = tuple(run.phases)
-        return RunEnded(id=run.id, attempt=run.action.attempt, output=ending.output, result=result, phases=phases)
+        details = record.outcome.details
+        return RunEnded(
+            id=run.id, attempt=run.action.attempt, output=ending.output, result=result, phases=phases, details=details
+        )
 
     async def _prepare(self, run: Run, engine: Engine, ability: Ability) -> RunRequest:
         self.enter(run, PREPARING)
@@ -349,5 +367,5 @@ def _why(outcome: Outcome, timeout_s: float) -> Failure:
             message, code = message or "the run could not begin", errors.NodeFailed.code
         case _:
             message = message or f"the run was ended: {outcome.kind}"
-    details = {"Outcome": str(outcome.kind), "ExitCode": str(outcome.exit_code)}
+    details = {"Outcome": str(outcome.kind), "ExitCode": str(outcome.exit_code), **outcome.details}
     return Failure(message=message, topic=compute_reports.RUNNING, hint=hint, code=code, details=details)

@@ -7,7 +7,8 @@ below what NATS carries.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import msgspec
 
@@ -71,12 +72,23 @@ def refused(execution: Execution, reasons: Sequence[str], code: str, at: int) ->
     return _report("refusal", execution, (_event(message, SCANNING, at, details),))
 
 
-def completed(execution: Execution, output: RunOutput, result: SpecConfig, phases: Sequence[Phase], at: int) -> Report:
+def completed(
+    execution: Execution,
+    output: RunOutput,
+    result: SpecConfig,
+    phases: Sequence[Phase],
+    at: int,
+    *,
+    details: Mapping[str, str] = MappingProxyType({}),
+) -> Report:
     """Build the report of a run that ended by itself, whatever its exit code."""
     if len(msgspec.json.encode(result)) > RESULT_BYTES_MAX:
         words = f"the publisher's result is larger than {RESULT_BYTES_MAX} bytes"
         return failed(execution, Failure(message=words, topic=PUBLISHING), phases, at)
-    events = (_event("Completed successfully", EXECUTION, at, {}), *_story(phases))
+    events = (
+        _event("Completed successfully", EXECUTION, at, dict(list(details.items())[:DETAILS_MAX])),
+        *_story(phases),
+    )
     return _report("result", execution, events, result, output)
 
 

@@ -71,6 +71,7 @@ class RunEnded(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     result: SpecConfig | None = None
     failure: compute_reports.Failure | None = None
     phases: tuple[compute_reports.Phase, ...] = ()
+    details: dict[str, str] = {}  # of the outcome, for the history
     cancelled: bool = False
     lost: bool = False  # it was begun by an earlier daemon and nothing is left of it
 
@@ -264,7 +265,7 @@ def _report(run: Run, item: RunEnded, now: int) -> Report:
     if item.failure is not None:
         return compute_reports.failed(run.execution, item.failure, item.phases, now)
     return compute_reports.completed(
-        run.execution, item.output or RunOutput(), item.result or SpecConfig(), item.phases, now
+        run.execution, item.output or RunOutput(), item.result or SpecConfig(), item.phases, now, details=item.details
     )
 
 

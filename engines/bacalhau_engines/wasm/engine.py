@@ -118,6 +118,13 @@ class WasmEngine:
             self._cancel(other)
             raise
 
+    async def holds(self, execution_id: str, attempt: int) -> bool:
+        """Nothing survives the fork server."""
+        return False
+
+    async def forget(self, execution_id: str, attempt: int) -> None:
+        """Nothing is left of a run."""
+
     async def cancel(self, execution_id: str, grace_s: float) -> None:
         """Kill the run at once: a guest has no signals, so a grace would only be a delay."""
         for (id, _), active in list(self._active.items()):
