@@ -12,23 +12,26 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from textual import events
 from textual.app import App, ScreenStackError
 from textual.binding import ActiveBinding, BindingType
+from textual.reactive import Initialize, Reactive
 from textual.screen import Screen
+from textual.theme import Theme
 from textual.timer import Timer
 
 from bacalhau_protocol import errors
 from bacalhau_protocol.api.messages import JobRow
 from bacalhau_tui import clipboard, keymap
 from bacalhau_tui.commands import complete_command, run_command
+from bacalhau_tui.data.downloads import Download, Downloads, State
 from bacalhau_tui.data.format import Tone
 from bacalhau_tui.data.session import Connect, LinkState, Session
 from bacalhau_tui.data.settings import Settings
 from bacalhau_tui.data.store import Store
-from bacalhau_tui.look import OURS, choose_look, choose_theme, variable_defaults
+from bacalhau_tui.look import OURS, choose_look, choose_theme, styles, variable_defaults
 from bacalhau_tui.pulse import Pulse
 from bacalhau_tui.screens.frame import Frame
 
@@ -60,6 +63,8 @@ class ClusterApp(App[int], inherit_bindings=False):
     DEFAULT_MODE = "jobs"
     ENABLE_COMMAND_PALETTE = False
     TITLE = "bacalhau"
+    theme: Reactive[str] = Reactive(Initialize(lambda app: cast("ClusterApp", app).first_theme))
+    """Ours from the beginning: a change would have all style sheets read again."""
 
     def __init__(
         self,
@@ -73,18 +78,29 @@ class ClusterApp(App[int], inherit_bindings=False):
         self.environment = dict(os.environ) if environment is None else environment
         self.settings, self.clock = settings, clock
         self.look = choose_look(ascii_only=settings.tui.ascii)
+        self.first_theme = choose_theme(settings.tui.theme, self.environment)
         self.store: Store = Store()
         self.pulse = Pulse(self._beat, BEAT_LITE_S if settings.tui.lite else BEAT_S)
         self.session = Session(connect, self.store, wake=self.pulse.wake, clock=clock)
+        self.downloads = Downloads(self.session.require, wake=self.pulse.wake, clock=clock)
+        self.downloads.on_end = self._say_download
         self._chords = keymap.Chords()
         self._second_key: Timer | None = None  # runs while the second key of a chord may come
         self._last_mode = "nodes"
         self._link_was: LinkState | None = None
         super().__init__()
-        for theme in OURS:
-            self.register_theme(theme)
-        self.theme = choose_theme(settings.tui.theme, self.environment)
         self.set_keymap(keymap.keymap(settings.tui.keys))
+
+    @property
+    def available_themes(self) -> dict[str, Theme]:
+        """Textual's themes and ours."""
+        return {**super().available_themes, **{theme.name: theme for theme in OURS}}
+
+    def get_css_variables(self) -> dict[str, str]:
+        """Return the variables of the theme of now, for our own styles too."""
+        variables = super().get_css_variables()
+        self.look.styles.update(styles(variables, ansi=self.native_ansi_color, no_color=self.no_color))
+        return variables
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         """Give other people's themes what our style sheets ask for."""
@@ -112,6 +128,7 @@ class ClusterApp(App[int], inherit_bindings=False):
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             loop.remove_signal_handler(number)
+        await self.downloads.close()
         await self.session.close()
 
     def _count_bytes(self) -> None:
@@ -309,6 +326,18 @@ class ClusterApp(App[int], inherit_bindings=False):
         from bacalhau_tui.screens.node import NodeScreen  # noqa: PLC0415  imported when first shown
 
         self.push_screen(NodeScreen(node))
+
+    def _say_download(self, row: Download) -> None:
+        """Say how a download ended, whatever screen is in front."""
+        done = row.state is State.DONE
+        what = "written into" if done else "was not written into"
+        self.say(f"{row.wanted.words} {what} {row.wanted.directory}: {row.words}", Tone.GOOD if done else Tone.BAD)
+
+    def open_downloads(self) -> None:
+        """Show the downloads of results."""
+        from bacalhau_tui.screens.results import DownloadsScreen  # noqa: PLC0415  imported when first shown
+
+        self.push_screen(DownloadsScreen())
 
     # ── themes and clipboard ──────────────────────────────────────────────────────────────────────────────────────
 

@@ -82,6 +82,7 @@ COMMANDS: dict[str, CommandSpec] = {
     "why": CommandSpec("why a job runs where it runs, or waits", _job("why"), _jobs_known),
     "logs": CommandSpec("the logs of a job", _job("logs"), _jobs_known),
     "results": CommandSpec("the files that a job left", _job("results"), _jobs_known),
+    "downloads": CommandSpec("downloads of results, and how they go", lambda app, command: app.open_downloads()),
     "new": CommandSpec("write a job; a template may follow: :new docker", _new, _templates),
     "node": CommandSpec("open a node by its id", _node, lambda app: list(app.store.nodes.rows())),
     "theme": CommandSpec("other colours: dark, light, ansi, …", _theme, lambda app: app.theme_names()),

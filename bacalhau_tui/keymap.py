@@ -137,8 +137,21 @@ GROUPS: dict[str, tuple[Act, ...]] = {
         Act("times", "t", "times", "show when lines came"),
     ),
     "results": (
-        Act("expand", "enter,l,right", "expand(1)", "open a directory, or show a file", "open"),
+        Act("expand", "enter,l,right", "expand(1)", "open a directory, or go into a file", "open"),
         Act("collapse", "h,left", "expand(-1)", "close a directory"),
+        Act("mark_file", "space", "mark", "mark it; what is written are then all marked ones"),
+        Act("write", "w", "write", "write it, or what is marked, into a directory; in the background", "write"),
+        Act("write_all", "W", "write_all", "write the results of all executions", "all"),
+        Act("zoom", "f", "zoom", "give the file the whole screen, or half of it"),
+    ),
+    "preview": (
+        Act("more_file", "+", "more", "fetch more of the file", "more"),
+        Act("zoom_file", "f", "zoom", "give the file the whole screen, or half of it", "full"),
+        Act("write_this", "w", "write", "write the file into a directory; in the background", "write"),
+    ),
+    "downloads": (
+        Act("download_again", "r", "again", "go on with it", "again"),
+        Act("download_stop", "S", "stop_download", "stop it; what is there stays", "stop"),
     ),
     "dialog": (
         Act("dialog_left", "left,h,shift+tab", "choose(-1)", "the choice to the left"),
@@ -165,6 +178,8 @@ CONTEXTS: dict[str, tuple[str, ...]] = {
     "page": ("move", "sideways", "search", "job", "frame", "app"),
     "logs": ("move", "sideways", "search", "logs", "job", "frame", "app"),
     "results": ("move", "results", "job", "frame", "app"),
+    "preview": ("move", "sideways", "search", "preview", "job", "frame", "app"),
+    "downloads": ("move", "table", "downloads", "frame", "app"),
     "node": ("move", "sideways", "search", "node", "frame", "app"),
     "node_executions": ("move", "table", "node", "frame", "app"),
     "compose": ("editor", "compose", "app"),

@@ -9,8 +9,10 @@ import msgspec
 
 from bacalhau_protocol.api.messages import Access, FileEntry
 from bacalhau_protocol.models.ids import short_id
+from bacalhau_protocol.models.quantities import format_bytes
 from bacalhau_tui.data.detail import ResultTree
-from bacalhau_tui.data.format import clean
+from bacalhau_tui.data.format import clean, count
+from bacalhau_tui.data.pages import Page, pairs, paragraph, state_cell
 
 OPEN_EXECUTIONS_MAX = 3
 """So many executions are open at first."""
@@ -38,6 +40,11 @@ class TreeRow(msgspec.Struct, frozen=True, kw_only=True):
     access: Access | None = None
     entry: FileEntry | None = None
     note: str = ""
+
+    @property
+    def path(self) -> str:
+        """The path in the execution's tree; a directory's ends in `/`, an execution's is blank."""
+        return self.key.partition("\0")[2]
 
     @property
     def opens(self) -> bool:
@@ -102,6 +109,21 @@ class FileTree:
         self._flatten()
         return self.open != before
 
+    def place_of(self, key: str) -> int | None:
+        """Return the place of a row, None when it is not shown."""
+        return next((at for at, row in enumerate(self.rows) if row.key == key), None)
+
+    def open_all(self, key: str) -> None:
+        """Open everything below a row."""
+        keys = {
+            f"{tree.access.execution_id}\0{prefix}"
+            for tree, _ in self._trees
+            for entry in tree.files
+            for prefix in _prefixes(entry.path)
+        }
+        self.open |= {each for each in keys if each.startswith(key)} | {key}
+        self._flatten()
+
     def parent_of(self, place: int) -> int:
         """Return the place of the row that holds this one; the row itself when it is at the top."""
         depth = self.rows[place].depth
@@ -154,6 +176,36 @@ class FileTree:
                 access=access,
                 entry=entry,
             )
+
+
+def row_page(row: TreeRow) -> Page:
+    """Return what is known of a row that is no file."""
+    access = row.access
+    if access is None or row.kind is Kind.NOTE:
+        return paragraph(row.name, indent=1)
+    if row.kind is Kind.LINK:
+        return paragraph(f"a link: {row.name}", indent=1)
+    found = [("files", count(row.files)), ("size", format_bytes(row.size))]
+    if row.kind is Kind.DIRECTORY:
+        return pairs(found)
+    kind = str(access.result.get("Type", "")) if access.result else ""
+    return pairs(
+        [
+            ("execution", access.execution_id),
+            ("node", access.node_id),
+            ("state", state_cell(access.state)),
+            ("exit code", str(access.exit_code) if access.state == "Completed" else ""),
+            ("partition", str(access.partition)),
+            ("published", kind),
+            *found,
+            ("message", access.message),
+        ]
+    )
+
+
+def _prefixes(path: str) -> list[str]:
+    parts = path.rstrip("/").split("/")[:-1]
+    return [f"{'/'.join(parts[: at + 1])}/" for at in range(len(parts))]
 
 
 def _note(tree: ResultTree) -> str:

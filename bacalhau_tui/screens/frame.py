@@ -121,6 +121,7 @@ class Frame(Screen[None], inherit_bindings=False):
             cluster=session.info.cluster if session.info else "",
             read_only=cluster.read_only,
             now_ns=cluster.clock(),
+            work=cluster.downloads.summary,
         )
         self.crumbs.put(*self.crumb())
 

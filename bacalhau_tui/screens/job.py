@@ -19,12 +19,13 @@ from bacalhau_tui.data.store import Table as Rows
 from bacalhau_tui.data.tables import EXECUTIONS
 from bacalhau_tui.data.view import TableView
 from bacalhau_tui.keymap import bindings
+from bacalhau_tui.screens.results import ResultsPane
 from bacalhau_tui.screens.tabbed import TabbedFrame
 from bacalhau_tui.widgets.bars import Part
+from bacalhau_tui.widgets.lines import Lines
 from bacalhau_tui.widgets.log import LogView
 from bacalhau_tui.widgets.page import PageView, yaml_page
 from bacalhau_tui.widgets.table import Table
-from bacalhau_tui.widgets.tree import TreeView
 
 LOAD_PAUSE_S = 1.0
 """A part is asked for at most this often while its job changes."""
@@ -68,7 +69,7 @@ class JobScreen(TabbedFrame, inherit_bindings=False):
             case "logs":
                 return LogView(look, id=name)
             case "results":
-                return TreeView(look, id=name)
+                return ResultsPane(look, self.detail, id=name)
             case _:
                 return PageView(look, wrap=name != "spec", id=name)
 
@@ -120,9 +121,8 @@ class JobScreen(TabbedFrame, inherit_bindings=False):
                 widget.take_changes()
             case "logs" if isinstance(widget, LogView):
                 self._show_log(widget)
-            case "results" if isinstance(widget, TreeView):
-                widget.files.show(detail.results)
-                widget.take_changes()
+            case "results" if isinstance(widget, ResultsPane):
+                widget.show()
 
     def _show_log(self, widget: LogView) -> None:
         if not self._log_begun:
@@ -166,6 +166,8 @@ class JobScreen(TabbedFrame, inherit_bindings=False):
                 end = "" if self.detail.log_end is None else f" {self.cluster.look.dot} complete"
                 one = f"{short_id(self.log_of)} {self.cluster.look.dot} " if self.log_of else ""
                 return f"{one}{log.summary()}{end}"
+            case ResultsPane() as results:
+                return results.summary
             case _:
                 return ""
 
@@ -179,8 +181,20 @@ class JobScreen(TabbedFrame, inherit_bindings=False):
             case _:
                 return self.detail.update.id if self.detail.update else self.detail.job_ref
 
+    def focus_in(self, name: str) -> Lines:
+        """Return the widget of a tab that keys go to; of the results the tree, or the file that was opened."""
+        widget = self.bodies[name]
+        return widget.focus_part if isinstance(widget, ResultsPane) else super().focus_in(name)
+
+    def climb(self) -> bool:
+        """Undo one step inside the tab."""
+        widget = self.bodies[self.tab]
+        return widget.climb() if isinstance(widget, ResultsPane) else super().climb()
+
     def reload(self) -> None:
         """Ask for the tab's part again."""
+        if isinstance(results := self.bodies[self.tab], ResultsPane):
+            results.reload()
         if part := _PARTS.get(self.tab):
             self.detail.stale.add(part)
             self._loading.discard(part)

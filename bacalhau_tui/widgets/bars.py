@@ -54,12 +54,13 @@ class Bar(Painted, inherit_bindings=False):
 class Header(Bar, inherit_bindings=False):
     """Who and where, and how the link is; a banner in an alarming colour while what is shown may be old."""
 
-    def tell(self, link: Link, *, profile: str, cluster: str, read_only: bool, now_ns: int) -> None:
-        """Show the state of the link."""
+    def tell(self, link: Link, *, profile: str, cluster: str, read_only: bool, now_ns: int, work: str = "") -> None:
+        """Show the state of the link, and what goes on in the background (`work`)."""
         where = f" {clean(profile)}" + (f" {self.look.dot} {clean(cluster)}" if cluster else "")
         if link.state in (LinkState.LIVE, LinkState.LOADING, LinkState.CONNECTING):
             tone = Tone.GOOD if link.state is LinkState.LIVE else Tone.WAITING
-            state: list[Part] = [("read-only ", "waiting")] if read_only else []
+            state: list[Part] = [(f"{work}  ", "busy")] if work else []
+            state += [("read-only ", "waiting")] if read_only else []
             state.append((f"{link.state.value} ", tone.value))
             self.put([(" bacalhau", "lines--key"), (where, "")], state, base="lines--head")
             return

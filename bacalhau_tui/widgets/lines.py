@@ -8,7 +8,6 @@ line that is most of the traffic. Here scrolling is the widget's own: `strip_at(
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
 
 from rich.cells import cell_len, set_cell_size
 from rich.segment import Segment
@@ -18,7 +17,7 @@ from textual.geometry import Region
 from textual.strip import Strip
 from textual.widget import Widget
 
-from bacalhau_tui.data.format import Tone, clean, cut
+from bacalhau_tui.data.format import clean, cut
 from bacalhau_tui.keymap import bindings
 from bacalhau_tui.look import Look
 
@@ -31,23 +30,12 @@ class Painted(Widget, inherit_bindings=False):
     """Paints strips itself; refreshes only what differs."""
 
     ALLOW_SELECT = False
-    COMPONENT_CLASSES: ClassVar[set[str]] = {
-        *(f"tone--{tone.value}" for tone in Tone),
-        "lines--cursor",
-        "lines--marked",
-        "lines--head",
-        "lines--found",
-        "lines--dim",
-        "lines--title",
-        "lines--bar",
-        "lines--key",
-        "lines--alarm",
-    }
 
     def __init__(self, look: Look, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self.look = look
         self._painted: dict[int, Strip] = {}
+        self._due: dict[int, Strip] = {}  # made to be compared, and about to be painted
 
     def strip_at(self, y: int) -> Strip:
         """Return how line `y` of the widget looks now."""
@@ -55,7 +43,7 @@ class Painted(Widget, inherit_bindings=False):
 
     def render_line(self, y: int) -> Strip:
         """Paint one line and remember how (Textual's line API)."""
-        strip = self.strip_at(y)
+        strip = self._due.pop(y, None) or self.strip_at(y)
         self._painted[y] = strip
         return strip.simplify()
 
@@ -64,12 +52,15 @@ class Painted(Widget, inherit_bindings=False):
         if not self.is_mounted or not self.size:
             return
         regions = []
+        self._due.clear()
         for y in range(self.size.height):
             painted = self._painted.get(y)
             if painted is None:
                 continue  # not painted yet: it is due anyway
-            span = difference(painted, self.strip_at(y))
+            strip = self.strip_at(y)
+            span = difference(painted, strip)
             if span is not None:
+                self._due[y] = strip
                 regions.append(Region(span[0], y, span[1] - span[0], 1))
         if len(regions) == self.size.height and all(region.width == self.size.width for region in regions):
             self.refresh()
@@ -79,15 +70,17 @@ class Painted(Widget, inherit_bindings=False):
     def notify_style_update(self) -> None:
         """Paint everything anew when the theme changes."""
         super().notify_style_update()
+        self._due.clear()
         self.refresh()
 
     def on_resize(self) -> None:
         """Paint what is now elsewhere."""
+        self._due.clear()
         self.repaint()
 
     def style(self, name: str) -> Style:
         """Return a style of the theme: `good`, `bad` … (tones), or `lines--cursor` and the like."""
-        return self.get_component_rich_style(name if "--" in name else f"tone--{name}", partial=True)
+        return self.look.style(name)
 
     def strip(
         self, spans: Iterable[Span], *, base: Style | None = None, bar: Span | None = None, left: int = 0

@@ -86,8 +86,12 @@ class PageView(Lines):
 
     def strip_at(self, y: int) -> Strip:
         """Return one line of the text, with the scroll bar."""
+        return self.line_at(y, self.size.height)
+
+    def line_at(self, y: int, height: int) -> Strip:
+        """Return line `y` of the `height` lines that are seen of the text."""
         place = self.top + y
-        bar = self.scrollbar(y, self.size.height, self.top, len(self._rows))
+        bar = self.scrollbar(y, height, self.top, len(self._rows))
         if place >= len(self._rows):
             return self.strip([])
         pieces, is_title = self._rows[place]

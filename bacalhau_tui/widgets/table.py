@@ -173,7 +173,7 @@ class Table(Lines):
 
     def _head(self) -> Strip:
         self._plan = self.plan()
-        style = self.style("lines--head")
+        style = self.style("lines--columns")
         spans: list[Span] = [(" ", style)]
         for number, (column, width) in enumerate(self._plan):
             sign = " "  # stands in the gap behind the column

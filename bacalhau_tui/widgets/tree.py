@@ -36,10 +36,21 @@ class TreeView(Lines):
             super().__init__()
             self.row = row
 
+    class WriteWanted(Message):
+        """The user wants to have files; no rows: everything."""
+
+        def __init__(self, rows: list[TreeRow]) -> None:
+            super().__init__()
+            self.rows = rows
+
+    class ZoomWanted(Message):
+        """The user wants the file to have the whole screen, or half of it."""
+
     def __init__(self, look: Look, *, id: str | None = None) -> None:
         super().__init__(look, id=id)
         self.files = FileTree()
         self.cursor = ""
+        self.marked: set[str] = set()
         self.top = 0
 
     @property
@@ -54,8 +65,14 @@ class TreeView(Lines):
             self._put(0)
         self.repaint()
 
+    @property
+    def chosen(self) -> list[TreeRow]:
+        """The marked rows that are shown; without any, the one under the cursor. Notes are none."""
+        rows = [row for row in self.files.rows if row.key in self.marked] or ([self.row] if self.row else [])
+        return [row for row in rows if row.kind is not Kind.NOTE]
+
     def _place(self) -> int:
-        return next((at for at, row in enumerate(self.files.rows) if row.key == self.cursor), 0)
+        return self.files.place_of(self.cursor) or 0
 
     # ── painting ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -68,7 +85,7 @@ class TreeView(Lines):
             return self.strip([], bar=bar)
         row = rows[place]
         base = self.style("lines--cursor") if row.key == self.cursor and self.has_focus else Style.null()
-        if row.key == self.cursor and not self.has_focus:
+        if (row.key == self.cursor and not self.has_focus) or (row.key in self.marked and row.key != self.cursor):
             base = self.style("lines--marked")
         size = format_bytes(row.size) if row.kind is not Kind.NOTE else ""
         room = self.size.width - 1 - SIZE_WIDTH
@@ -79,7 +96,7 @@ class TreeView(Lines):
         sign = " "
         if row.opens:
             sign = self.look.open if row.key in self.files.open else self.look.closed
-        text = f" {'  ' * row.depth}{sign} {row.name}"
+        text = f"{'*' if row.key in self.marked else ' '}{'  ' * row.depth}{sign} {row.name}"
         if row.kind is not Kind.EXECUTION:
             style = base + self.style("lines--dim") if row.kind is Kind.NOTE else base
             return [(self.fit(text, room), style)]
@@ -127,6 +144,12 @@ class TreeView(Lines):
             if event.chain == 2:
                 self.action_expand(1)
 
+    def on_resize(self) -> None:
+        """Keep the cursor in sight."""
+        if self.files.rows:
+            self._put(self._place())
+        super().on_resize()
+
     # ── actions ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def action_expand(self, step: int) -> None:
@@ -141,3 +164,24 @@ class TreeView(Lines):
         elif not (row.opens and self.files.turn(row.key, to_open=False)):
             self._put(self.files.parent_of(self._place()))
         self.take_changes()
+
+    def action_mark(self) -> None:
+        """Mark the row, or take its mark away; go to the next."""
+        row = self.row
+        if row is not None and row.kind is not Kind.NOTE:
+            self.marked ^= {row.key}
+            self.scroll_lines(1)
+            self.repaint()
+
+    def action_write(self) -> None:
+        """Ask for what is chosen."""
+        if chosen := self.chosen:
+            self.post_message(self.WriteWanted(chosen))
+
+    def action_write_all(self) -> None:
+        """Ask for everything."""
+        self.post_message(self.WriteWanted([]))
+
+    def action_zoom(self) -> None:
+        """Ask for more room for the file."""
+        self.post_message(self.ZoomWanted())

@@ -7,7 +7,7 @@ Bacalhau merges them, which loses what has the same name.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import msgspec
@@ -79,15 +79,18 @@ async def fetch_results(
     *,
     namespace: str = "default",
     execution: str = "",
+    paths: Collection[str] = (),
     overwrite: bool = False,
     progress: OnProgress | None = None,
 ) -> FetchedJob:
     """Fetch the results of a job's executions (or of one). Run again, it goes on where it broke off.
 
+    `paths` are files and directories (ending in `/`) of the result trees; none: everything.
+
     Raises
     ------
     NotFound
-        when there is no such job or execution, or a node does not have the result any more.
+        when there is no such job, execution or path, or a node does not have the result any more.
     Conflict
         when the job has not ended, or files with other content are in the way.
     Unavailable
@@ -109,6 +112,7 @@ async def fetch_results(
             await in_thread(Tree, place),
             job_id=page.job_id,
             namespace=namespace,
+            paths=paths,
             overwrite=overwrite,
             progress=progress,
         )
@@ -126,6 +130,20 @@ def _chosen(executions: list[m.Access], *, one: bool) -> list[m.Access]:
         return executions
     completed = [access for access in executions if access.state == "Completed"]
     return completed or [access for access in executions if access.ticket and access.state in ("Failed", "Cancelled")]
+
+
+def _among(entries: list[m.FileEntry], paths: Collection[str]) -> list[m.FileEntry]:
+    """Return the entries at or below some paths. Raises `NotFound` when one of them is not there."""
+    if not paths:
+        return entries
+    for path in paths:
+        if not any(_is_at(entry, path) for entry in entries):
+            raise errors.NotFound(f"the results have no {path!r}", hint="the list of files may have changed")
+    return [entry for entry in entries if any(_is_at(entry, path) for path in paths)]
+
+
+def _is_at(entry: m.FileEntry, path: str) -> bool:
+    return entry.path == path or (path.endswith("/") and entry.path.startswith(path))
 
 
 def _nothing(page: m.AccessPage) -> errors.BacalhauError:
@@ -147,20 +165,21 @@ class _Fetch:
         *,
         job_id: str,
         namespace: str,
+        paths: Collection[str],
         overwrite: bool,
         progress: OnProgress | None,
     ) -> None:
         self._client, self._job_id, self._namespace, self._access = client, job_id, namespace, access
-        self._tree, self._overwrite, self._progress = tree, overwrite, progress
+        self._tree, self._paths, self._overwrite, self._progress = tree, paths, overwrite, progress
         self._done_bytes = self._total_bytes = self._files = 0
 
     async def run(self) -> Fetched | NotFetched:
         """Fetch by the way that the published result names."""
         access = self._access
         kind = str(access.result.get("Type", "")).strip().lower()
-        if kind == "urldownload":
+        if kind == "urldownload" and not self._paths:
             return await self._from_url()
-        if access.ticket and kind in ("", "nats"):
+        if access.ticket and kind in ("", "nats", "urldownload"):
             return self._fetched(await self._from_node())
         if not kind:
             return self._refuse(access.message or "it left no results")
@@ -176,6 +195,7 @@ class _Fetch:
                 f" {error.message}",
                 hint="nodes keep results for a limited time; run the job again, or publish to s3",
             ) from error
+        entries = _among(entries, self._paths)
         self._files = len(entries)
         self._total_bytes = sum(entry.size for entry in entries)
         return await copy_tree(files, self._tree, entries, self._on_bytes, overwrite=self._overwrite)

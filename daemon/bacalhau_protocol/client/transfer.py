@@ -63,9 +63,9 @@ class NodeFiles:
                 return entries
         raise errors.UsageError(f"the result has more than {FILES_MAX} files")
 
-    async def read(self, entry: m.FileEntry, offset: int) -> bytes:
-        """Return one chunk, whole and verified."""
-        limit = min(CHUNK_BYTES, entry.size - offset)
+    async def read(self, entry: m.FileEntry, offset: int, limit: int = CHUNK_BYTES) -> bytes:
+        """Return one chunk of at most `limit` bytes, whole and verified."""
+        limit = min(limit, CHUNK_BYTES, entry.size - offset)
         execution = self._access.execution_id
         request = m.FileRead(ticket="", execution_id=execution, path=entry.path, offset=offset, limit=limit)
         for _ in range(DAMAGED_TRIES_MAX):
