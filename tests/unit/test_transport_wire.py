@@ -48,7 +48,7 @@ class Line:
         self.heard: list[Message] = []
         self.ends = 0
         self.transport = Transport()
-        self.wire = Wire(self.complaints.append, self._ended)
+        self.wire = Wire("there", self.complaints.append, self._ended)
         self.wire.connection_made(cast("Any", self.transport))
         self.wire.data_received(INFO)
         self.wire.connected = True

@@ -104,6 +104,8 @@ class QueryReader:
 
     def lookup(self, question: Lookup) -> Found:
         """Answer what the machine must know before it can decide a request."""
+        if not question.name and not question.ref:
+            return self._repeated(question)
         with self._moment():
             found: Sequence[tuple[int, str]] = ()
             if question.name:
@@ -117,14 +119,25 @@ class QueryReader:
                 several=tuple(job_id for _, job_id in found) if len(found) > 1 else (),
             )
 
+    def _repeated(self, question: Lookup) -> Found:
+        """Look for a Request-Id alone, in one statement: nearly every request asks just that."""
+        statement = (
+            "SELECT value, (SELECT seq FROM requests WHERE request = ? AND user = ?) FROM meta WHERE key = 'chain'"
+        )
+        chain, seq = self._db.execute(statement, (question.request, question.user)).fetchone()
+        return Found(as_of=msgspec.json.decode(chain, type=Chain).event, answer=self._answer_of(seq))
+
     def _first_answer(self, user: str, request: str) -> bytes:
         statement = "SELECT seq FROM requests WHERE request = ? AND user = ?"
         row = self._db.execute(statement, (request, user)).fetchone()
-        held = self._log.holding(row[0]) if row is not None else None
-        if held is None:
+        return self._answer_of(row[0] if row is not None else None)
+
+    def _answer_of(self, seq: int | None) -> bytes:
+        held = self._log.holding(seq) if seq is not None else None
+        if seq is None or held is None:
             return b""
         record = CODEC.decode(held[1])
-        return encode_first_answer(record.events[row[0] - record.first_event])
+        return encode_first_answer(record.events[seq - record.first_event])
 
     # ── for clients ───────────────────────────────────────────────────────────────────────────────────────────────
 

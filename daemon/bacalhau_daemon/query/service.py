@@ -1,12 +1,15 @@
 """The query side for the event loop: a thread that writes, a thread that reads, and nothing that blocks the loop.
 
-What the machine hands over is written at once when the thread is idle, else gathered for 20 ms. On a full disk it waits
-and tries again; `room` holds its caller back meanwhile. Any other failure ends the writing: `failed` has the words.
+What the machine hands over is written at once when nothing was written just now, else gathered for a while: an entity
+that changes three times is written once. Whoever waits for a position (`wait_applied`) ends the gathering. On a full
+disk it waits and tries again; `room` holds its caller back meanwhile. Any other failure ends the writing: `failed` has
+the words.
 """
 
 from __future__ import annotations
 
 import asyncio
+import enum
 import queue
 import sqlite3
 import threading
@@ -23,7 +26,7 @@ from bacalhau_daemon.query.store import QueryStore
 from bacalhau_protocol.api import messages as m
 from bacalhau_protocol.errors import Busy, Internal, TimedOut
 
-GATHER_S = 0.02
+GATHER_S = 0.25
 GATHER_RECORDS_MAX = 256  # per transaction
 WAITING_MAX = 4096  # records handed over and not yet written, before `room` waits
 RETRY_S = 0.5  # after a full disk
@@ -32,6 +35,13 @@ REBUILD = "stop the daemon and run `bacalhau-daemon rebuild`; the log has everyt
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class _Mark(enum.Enum):
+    """What stands among the records that wait to be written."""
+
+    NOW = enum.auto()  # somebody waits: gather no more
+    END = enum.auto()  # there will be none
 
 
 class Query:
@@ -46,7 +56,7 @@ class Query:
         self._loop = asyncio.get_running_loop()
         self._store, self._reader, self._on_applied = store, reader, on_applied
         self._finder = reader.twin()  # of the loop itself
-        self._inbox: queue.SimpleQueue[Project | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Project | _Mark] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._waiting = self._questions = 0
         self._moved = asyncio.Event()  # set, and replaced, when something was written or writing has failed
@@ -57,7 +67,7 @@ class Query:
     async def close(self) -> None:
         """Write what was handed over, if the disk lets us, then stop."""
         self._stopping.set()
-        self._inbox.put(None)
+        self._inbox.put(_Mark.END)
         await asyncio.to_thread(self._writer.join)
         await asyncio.to_thread(self._pool.shutdown)
         self._reader.close()
@@ -86,6 +96,7 @@ class Query:
         try:
             async with asyncio.timeout(timeout_s):
                 while self.position < position:
+                    self._inbox.put(_Mark.NOW)
                     await self._move()
         except TimeoutError:
             reached = f"event {position} is not in the rows after {timeout_s:g} s; they are at {self.position}"
@@ -110,19 +121,21 @@ class Query:
 
     def _gather(self, until: float) -> list[Project] | None:
         """Wait for a record, then for more until a moment (monotonic seconds); None: there will be none."""
-        first = self._inbox.get()
-        if first is None:
-            return None
-        batch = [first]
+        batch: list[Project] = []
         while len(batch) < GATHER_RECORDS_MAX:
             try:
-                project = self._inbox.get(timeout=max(0.0, until - time.monotonic()))
+                got = self._inbox.get(timeout=max(0.0, until - time.monotonic()) if batch else None)
             except queue.Empty:
                 break
-            if project is None:
-                self._inbox.put(None)  # for the next call
+            if isinstance(got, Project):
+                batch.append(got)
+            elif got is _Mark.END:
+                if not batch:
+                    return None
+                self._inbox.put(got)  # for the next call
                 break
-            batch.append(project)
+            elif batch:
+                break
         return batch
 
     def _apply(self, batch: Sequence[Project]) -> int:

@@ -127,10 +127,7 @@ class NatsBus:
 
     def send(self, subject: str, data: bytes, *, reply: str = "", headers: dict[str, str] | None = None) -> None:
         """Send without waiting; see `base.Bus.send`."""
-        try:
-            self._live().publish(subject, data, reply, headers)
-        except errors.Unavailable as error:
-            raise errors.Unavailable(error.message, place=self.settings.place, hint=error.hint) from error
+        self._live().publish(subject, data, reply, headers)
 
     async def publish(
         self, subject: str, data: bytes, *, reply: str = "", headers: dict[str, str] | None = None
@@ -247,7 +244,7 @@ class NatsBus:
         failed = errors.BacalhauError("there is no address", place=settings.place)
         for server in settings.servers:
             ended = asyncio.Event()
-            wire = Wire(self._complaint, ended.set)
+            wire = Wire(settings.place, self._complaint, ended.set)
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
                     await wire.open(server, context, settings.login(server))

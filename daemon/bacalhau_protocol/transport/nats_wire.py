@@ -21,6 +21,7 @@ from bacalhau_protocol.transport.settings import Server, WireError, headers_byte
 
 PING_INTERVAL_S, PINGS_OUTSTANDING_MAX = 5.0, 2
 PENDING_BYTES_MAX = 16 * 1024 * 1024  # not yet written to the socket; more means that the link does not keep up
+READ_AT_ONCE_BYTES = 64 * 1024  # after so much others have their turn: uvloop would read 32 times as much in one
 LINE_BYTES_MAX = 64 * 1024  # of the server's own lines, INFO above all
 HEADER_LINE = b"NATS/1.0"
 MESSAGES = frozenset({b"MSG", b"HMSG"})
@@ -41,7 +42,8 @@ class Info(msgspec.Struct, frozen=True):
 class Wire(asyncio.Protocol):
     """See above. `complained` gets what the server says is wrong, in its words."""
 
-    def __init__(self, complained: Callable[[str], None], ended: Callable[[], None]) -> None:
+    def __init__(self, place: str, complained: Callable[[str], None], ended: Callable[[], None]) -> None:
+        self.place = place  # of the server, for errors
         self._complained, self._ended = complained, ended
         self._loop = asyncio.get_running_loop()
         self.connected = False  # logged in, and not ended
@@ -51,7 +53,7 @@ class Wire(asyncio.Protocol):
         self._max_payload = 0
         self._transport: asyncio.Transport
         self._unsent: list[bytes] = []
-        self._unsent_bytes = 0
+        self._unsent_bytes = self._backlog_bytes = 0  # the latter: handed to the transport, as of the last write
         self._parts: list[bytes] = []  # read and not yet parsed
         self._part_bytes = self._needed_bytes = 0
         self._subscriptions: dict[bytes, Deliver] = {}
@@ -121,21 +123,23 @@ class Wire(asyncio.Protocol):
         """Send. Raises `UsageError` for what NATS cannot carry and `Unavailable` when the link does not keep up."""
         if not is_subject(subject) or (reply and not is_subject(reply)):
             raise errors.UsageError(f"not a subject of NATS: {subject!r} {reply!r}")
-        head = headers_bytes(headers) if headers else b""
-        size_bytes = len(head) + len(data)
+        block = headers_bytes(headers) if headers else b""
+        size_bytes = len(block) + len(data)
         if size_bytes > self._max_payload:
             raise errors.UsageError(
                 f"a message of {size_bytes} bytes with its headers is over the limit of {self._max_payload}",
                 place=subject,
             )
-        if self._unsent_bytes + self._transport.get_write_buffer_size() > PENDING_BYTES_MAX:
-            raise errors.Unavailable("the link does not keep up")
-        if head:
-            self._write(f"HPUB {subject} {reply} {len(head)} {size_bytes}\r\n".encode() + head)
+        if self._unsent_bytes + self._backlog_bytes > PENDING_BYTES_MAX and self._clogged():
+            raise errors.Unavailable("the link does not keep up", place=self.place)
+        if block:
+            self._write(f"HPUB {subject} {reply} {len(block)} {size_bytes}\r\n".encode(), block, data, b"\r\n")
         else:
-            self._write(f"PUB {subject} {reply} {size_bytes}\r\n".encode())
-        self._write(data)
-        self._write(b"\r\n")
+            self._write(f"PUB {subject} {reply} {size_bytes}\r\n".encode(), data, b"\r\n")
+
+    def _clogged(self) -> bool:
+        self._backlog_bytes = self._transport.get_write_buffer_size()
+        return self._unsent_bytes + self._backlog_bytes > PENDING_BYTES_MAX
 
     def subscribe(self, subject: str, queue: str, deliver: Deliver) -> bytes:
         """Listen; return the number of the subscription."""
@@ -150,16 +154,17 @@ class Wire(asyncio.Protocol):
         if self._subscriptions.pop(number, None) is not None and not self._transport.is_closing():
             self._write(b"UNSUB " + number + b"\r\n")
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, *parts: bytes) -> None:
         if not self._unsent:
             self._loop.call_soon(self._flush)
-        self._unsent.append(data)
-        self._unsent_bytes += len(data)
+        self._unsent += parts
+        self._unsent_bytes += sum(map(len, parts))
 
     def _flush(self) -> None:
         unsent, self._unsent, self._unsent_bytes = self._unsent, [], 0
         if unsent and not self._transport.is_closing():
             self._transport.write(b"".join(unsent))
+            self._backlog_bytes = self._transport.get_write_buffer_size()
 
     # ── receiving ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -194,6 +199,13 @@ class Wire(asyncio.Protocol):
             return
         rest = whole[done:]
         self._parts, self._part_bytes = ([rest], len(rest)) if rest else ([], 0)
+        if len(data) >= READ_AT_ONCE_BYTES and not self._transport.is_closing():
+            self._transport.pause_reading()
+            self._loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def _parse(self, whole: bytes) -> int:
         """Handle every complete command; return where the incomplete one begins."""
