@@ -9,11 +9,9 @@ the words.
 from __future__ import annotations
 
 import asyncio
-import enum
 import queue
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
@@ -37,13 +35,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class _Mark(enum.Enum):
-    """What stands among the records that wait to be written."""
-
-    NOW = enum.auto()  # somebody waits: gather no more
-    END = enum.auto()  # there will be none
-
-
 class Query:
     """The running query side; made and used on one event loop. It closes the store and the log reader."""
 
@@ -56,7 +47,10 @@ class Query:
         self._loop = asyncio.get_running_loop()
         self._store, self._reader, self._on_applied = store, reader, on_applied
         self._finder = reader.twin()  # of the loop itself
-        self._inbox: queue.SimpleQueue[Project | _Mark] = queue.SimpleQueue()
+        self._gathered: list[Project] = []
+        self._handed_over = 0.0  # when last
+        self._timer: asyncio.TimerHandle | None = None
+        self._inbox: queue.SimpleQueue[list[Project] | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._waiting = self._questions = 0
         self._moved = asyncio.Event()  # set, and replaced, when something was written or writing has failed
@@ -67,7 +61,8 @@ class Query:
     async def close(self) -> None:
         """Write what was handed over, if the disk lets us, then stop."""
         self._stopping.set()
-        self._inbox.put(_Mark.END)
+        self._hand_over()
+        self._inbox.put(None)
         await asyncio.to_thread(self._writer.join)
         await asyncio.to_thread(self._pool.shutdown)
         self._reader.close()
@@ -79,7 +74,25 @@ class Query:
     def project(self, project: Project) -> None:
         """Take what a stored record changed. Returns at once; see `room`."""
         self._waiting += 1
-        self._inbox.put(project)
+        self._gathered.append(project)
+        if len(self._gathered) >= GATHER_RECORDS_MAX:
+            self._hand_over()
+        elif self._timer is None:
+            wait_s = self._handed_over + GATHER_S - self._loop.time()
+            if wait_s > 0:
+                self._timer = self._loop.call_later(wait_s, self._hand_over)
+            else:
+                self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Give what was gathered to the thread."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._gathered:
+            self._inbox.put(self._gathered)
+            self._gathered = []
+            self._handed_over = self._loop.time()
 
     @property
     def has_room(self) -> bool:
@@ -96,7 +109,7 @@ class Query:
         try:
             async with asyncio.timeout(timeout_s):
                 while self.position < position:
-                    self._inbox.put(_Mark.NOW)
+                    self._hand_over()
                     await self._move()
         except TimeoutError:
             reached = f"event {position} is not in the rows after {timeout_s:g} s; they are at {self.position}"
@@ -109,34 +122,13 @@ class Query:
 
     def _write(self) -> None:
         """Run in the writing thread."""
-        started = 0.0
-        while (batch := self._gather(started + GATHER_S)) is not None:
-            started = time.monotonic()
+        while (batch := self._inbox.get()) is not None:
             try:
                 event = self._apply(batch)
             except Exception as error:
                 self._loop.call_soon_threadsafe(self._fail, f"{type(error).__name__}: {error}")
                 return
             self._loop.call_soon_threadsafe(self._applied, len(batch), event)
-
-    def _gather(self, until: float) -> list[Project] | None:
-        """Wait for a record, then for more until a moment (monotonic seconds); None: there will be none."""
-        batch: list[Project] = []
-        while len(batch) < GATHER_RECORDS_MAX:
-            try:
-                got = self._inbox.get(timeout=max(0.0, until - time.monotonic()) if batch else None)
-            except queue.Empty:
-                break
-            if isinstance(got, Project):
-                batch.append(got)
-            elif got is _Mark.END:
-                if not batch:
-                    return None
-                self._inbox.put(got)  # for the next call
-                break
-            elif batch:
-                break
-        return batch
 
     def _apply(self, batch: Sequence[Project]) -> int:
         while True:
