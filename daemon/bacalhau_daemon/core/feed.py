@@ -74,20 +74,17 @@ class Feed:
         """Return the `seq` of the newest row that has left."""
         return self._newest.get(f"{namespace}/{kind}", 0)
 
-    def next_flush(self) -> int | None:
-        """Return when there is something to send; None: nothing waits but the tick."""
-        rows = self._rows_due() if self._jobs or self._executions else None
-        if not self._nodes:
-            return rows
-        nodes = self._nodes_flushed_at + GATHER_NODES_NS
-        return nodes if rows is None or nodes < rows else rows
+    def next(self) -> int:
+        """Return when there is something to send: rows, nodes or the tick."""
+        due = self._ticked_at + TICK_NS
+        if self._jobs or self._executions:
+            due = min(due, self._rows_due())
+        if self._nodes:
+            due = min(due, self._nodes_flushed_at + GATHER_NODES_NS)
+        return due
 
     def _rows_due(self) -> int:
         return min(self._flush_at, self._prompt_at) if self._ended else self._flush_at
-
-    def next_tick(self) -> int:
-        """Return when the next tick is due."""
-        return self._ticked_at + TICK_NS
 
     def due_nodes(self, now: int) -> list[str]:
         """Return the nodes whose rows `flush` wants now."""
@@ -131,7 +128,7 @@ class Feed:
 
     def tick(self, now: int, term: int, seq: int) -> list[Send]:
         """Return the tick when it is due."""
-        if now < self.next_tick():
+        if now < self._ticked_at + TICK_NS:
             return []
         self._ticked_at = now
         return [Send(subjects.feed_tick(), _ENCODE(FeedTick(term=term, seq=seq, newest=dict(self._newest))))]

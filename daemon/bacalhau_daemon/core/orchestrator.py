@@ -154,13 +154,8 @@ class Orchestrator:
 
     def next_tick(self) -> int | None:
         """Return when `tick` and `actions` are next worth calling (ns since the epoch); None: not before an input."""
-        soonest = self.feed.next_tick() if self.leading else None
-        for due in (
-            self.link.sessions.next_tick(),
-            self.context.timers.next(),
-            self.feed.next_flush(),
-            self._loop.next_run() or None,
-        ):
+        soonest = self.feed.next() if self.leading else None
+        for due in (self.link.sessions.next_tick(), self.context.timers.next(), self._loop.next_run() or None):
             if due is not None and (soonest is None or due < soonest):
                 soonest = due
         return soonest
@@ -200,7 +195,7 @@ class Orchestrator:
                 break
             for step in taken:
                 self._step(step, now)
-        if self.leading:
+        if self.leading and now >= self.feed.next():
             self._out += self._flush(now)
         out, self._out = self._out, []
         return out

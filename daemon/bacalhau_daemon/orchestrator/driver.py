@@ -48,6 +48,7 @@ from bacalhau_protocol.transport.base import Bus, Message
 
 DISK_EVERY_S = 2.0
 MACHINE_TIMEOUT_S = 60.0
+ROUNDS_MAX = 4  # before others have their turn: enough for a request that is looked up, stored and answered
 NEVER = 1 << 63
 
 Token = asyncio.Future[Result]
@@ -78,7 +79,7 @@ class Driver:
         self._log_path, self._min_free_bytes = log_path, min_free_bytes
         self._loop = asyncio.get_running_loop()
         self._appender = appender(self._settled, self.fail)
-        self._woken = False
+        self._woken = self._asked_again = False
         self._asked: dict[Token, float] = {}  # when each is given up, the first first
         self._due = 0  # when the machine wants to be called, ns since the epoch
         self._timer: asyncio.TimerHandle | None = None
@@ -121,6 +122,7 @@ class Driver:
 
     def wake(self) -> None:
         """Have the machine asked in the next turn of the loop what is to be done."""
+        self._asked_again = True
         if not self._woken:
             self._woken = True
             self._loop.call_soon(self._pump)
@@ -133,28 +135,38 @@ class Driver:
     # ── actions ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _pump(self) -> None:
-        self._woken = False
         if self.failed.done():
             return
-        machine, now = self.machine, time.time_ns()
+        machine, self._woken = self.machine, True
         try:
-            if self._due <= now:
-                machine.tick(now)
-            dropped = 0
-            for action in machine.actions(now):
-                if type(action) is Send:
-                    dropped += not self._send(action)
-                else:
-                    self._carry_out(action)
+            for _ in range(ROUNDS_MAX):  # what is done at once, as a quick append, leads to more
+                self._asked_again = False
+                now = time.time_ns()
+                if self._due <= now:
+                    machine.tick(now)
+                self._carry_out_all(machine.actions(now))
+                if not self._asked_again:
+                    break
         except Exception as error:  # a bug of ours: nothing of it was acknowledged; a restart begins from the log
             log.exception("machine.failed")
             self.fail(error)
             return
-        if dropped:
-            log.warning("messages.not_sent", count=dropped, reason="the link is down")
+        self._woken = False
         if machine.leading:
             self.leading.set()
-        self._arm(now)
+        if self._asked_again:
+            self.wake()
+        self._arm(time.time_ns())
+
+    def _carry_out_all(self, actions: list[Action]) -> None:
+        dropped = 0
+        for action in actions:
+            if type(action) is Send:
+                dropped += not self._send(action)
+            else:
+                self._carry_out(action)
+        if dropped:
+            log.warning("messages.not_sent", count=dropped, reason="the link is down")
 
     def _arm(self, now: int) -> None:
         """Be woken when the machine wants it. A timer that comes too early costs less than a new one each time."""
