@@ -71,7 +71,7 @@ class DockerEngine:
         self._plans: OrderedDict[_Key, Image] = OrderedDict()
         self._found: dict[_Key, tuple[int, ...]] = {}  # runs of earlier daemons, with their ports
         self._active: dict[_Key, _Active] = {}
-        self._remover = Remover(self._dockerd, self._in_thread)
+        self._remover = Remover(self._dockerd, self._owner, self._in_thread)
         self._watching: asyncio.Task[None] | None = None
         self._quota: bool | None = None  # whether dockerd can limit what a container writes
         self._closed = False

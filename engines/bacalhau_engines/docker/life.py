@@ -184,6 +184,7 @@ class Life:
                 return _ended(found)
             sinks.again()
             sinks.take(self._log())
+            sinks.whole = over  # following a log may end before its last words; reading that of an ended container not
             self._check()
             found = self._inspect(self.id)
             if found["State"]["Status"] not in OVER:

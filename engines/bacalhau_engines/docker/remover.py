@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from bacalhau_engines.docker.create import OWNER
 from bacalhau_engines.docker.dockerd import Dockerd, Gone, Refused
 
 TRIES, AGAIN_S, AGAIN_MAX_S = 60, 0.25, 10.0
@@ -13,10 +14,12 @@ CLOSE_S = 5.0
 
 
 class Remover:
-    """What is on its way out, by name. `in_thread` carries a blocking call out."""
+    """What is on its way out, by name; only containers of this owner. `in_thread` carries a blocking call out."""
 
-    def __init__(self, dockerd: Dockerd, in_thread: Callable[[Callable[[], None]], asyncio.Future[None]]) -> None:
-        self._dockerd, self._in_thread = dockerd, in_thread
+    def __init__(
+        self, dockerd: Dockerd, owner: str, in_thread: Callable[[Callable[[], None]], asyncio.Future[None]]
+    ) -> None:
+        self._dockerd, self._owner, self._in_thread = dockerd, owner, in_thread
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._closed = False
 
@@ -61,6 +64,9 @@ class Remover:
     def _remove(self, name: str) -> None:
         client = self._dockerd.client()
         try:
+            labels = self._dockerd.call(lambda: client.inspect_container(name))["Config"]["Labels"] or {}
+            if labels.get(OWNER) != self._owner:
+                return
             self._dockerd.call(lambda: client.remove_container(name, v=True, force=True), heavy=True)
         except Refused as refused:
             if refused.status != 404 and "already in progress" not in refused.words:
