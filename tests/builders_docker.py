@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import hashlib
 import io
+import json
+import os
 import subprocess
 import tarfile
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -94,6 +97,31 @@ def make_image(name: str = IMAGE, *, socket: str = "", extra: bytes = b"", chang
         except docker.errors.NotFound:
             data = busybox_root(extra)
             made.import_image_from_data(data, repository=repository, tag=tag, changes=list(changes) or None)
+    return name
+
+
+def load_image(name: str, *, architecture: str = "", filler: bytes = b"") -> str:
+    """Load an image of one layer for this or another architecture; return its name."""
+    layer = busybox_root(filler)
+    config = {
+        "architecture": architecture or {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, ""),
+        "os": "linux",
+        "config": {},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
+    }
+    manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for path, data in (
+            ("config.json", json.dumps(config).encode()),
+            ("layer.tar", layer),
+            ("manifest.json", json.dumps(manifest).encode()),
+        ):
+            file = tarfile.TarInfo(path)
+            file.size = len(data)
+            tar.addfile(file, io.BytesIO(data))
+    with client() as made:
+        list(made.load_image(buffer.getvalue()))
     return name
 
 

@@ -89,6 +89,11 @@ class DockerEngine:
         details = {"api": version.api, "platform": version.platform, "socket": self._dockerd.socket}
         return Ability(available=True, version=version.version, details=details, reattaches=True, inputs_first=False)
 
+    @property
+    def pulling(self) -> int:
+        """How many images are being pulled."""
+        return self._images.pulling
+
     def check(self, task: Task, resources: Resources) -> list[str]:
         """Look at parameters, network, paths and GPUs."""
         return spec.check(task, resources, self._settings)

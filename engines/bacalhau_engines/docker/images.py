@@ -53,6 +53,11 @@ class Images:
         self._pulls: dict[str, _Pull] = {}
         self.platform = ""  # of dockerd; blank: not known yet
 
+    @property
+    def pulling(self) -> int:
+        """How many images are being pulled."""
+        return len(self._pulls)
+
     async def have(self, name: str, progress: Progress) -> Image:
         """Return the image, after pulling it if the policy says so.
 
