@@ -1,12 +1,13 @@
 """The feed: what changed, as rows, a moment later. Many changes of one row within that moment are one.
 
-Only stored changes get here. The first change after a quiet moment leaves at once, and so do the ends of jobs, with all
-that waits, unless they are many. A row's `seq` is the number of the
+Only stored changes get here. The first change after a quiet moment leaves at once; the more there are, the longer the
+next ones gather. Ends, which somebody may await, gather apart and not for long. A row's `seq` is the number of the
 event that changed it last; `prev` is the `seq` of the row before it of this kind and namespace.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 import msgspec
@@ -19,12 +20,9 @@ from bacalhau_protocol.api import subjects
 from bacalhau_protocol.api.messages import ExecutionRow, FeedTick, JobRow, Phase
 from bacalhau_protocol.models.node import NodeState
 
-GATHER_NS = 100_000_000
-GATHER_ROW_NS = 5_000_000  # after each row that leaves, until `GATHER_NS`: few changes are told at once, many gathered
-PROMPT_ROW_NS = 1_000_000  # the same for the end of a job, whom somebody awaits
-CREDIT_NS = 50_000_000  # what a pause saves up for such ends
 GATHER_NODES_NS = 500_000_000  # a busy node changes all the time
 TICK_NS = 1_000_000_000
+MILLI = 1_000_000
 CHAINS_MAX = 600  # namespaces times kinds that the tick names; the least recently changed are left out
 NODES = "-"
 """What stands for a namespace in the subjects of nodes."""
@@ -44,27 +42,58 @@ class _Row(msgspec.Struct, frozen=True, rename="pascal"):
 _ENCODE = msgspec.json.Encoder().encode
 
 
+class _Rows:
+    """Rows that gather. After each that leaves the next wait `row_ns` longer, up to `most_ns`.
+
+    What a pause has saved up of that, up to `credit_ns`, they need not wait.
+    """
+
+    def __init__(self, *, row_ns: int, most_ns: int, credit_ns: int = 0) -> None:
+        self.jobs: dict[int, tuple[int, JobState]] = {}
+        self.executions: dict[int, tuple[int, ExecutionState]] = {}
+        self._row_ns, self._most_ns, self._credit_ns = row_ns, most_ns, credit_ns
+        self._at = 0
+
+    def due(self) -> int | None:
+        """Return when they leave; None: there are none."""
+        return self._at if self.jobs or self.executions else None
+
+    def leave(self, now: int) -> None:
+        """Forget them: they have left."""
+        rows = len(self.jobs) + len(self.executions)
+        self._at = max(self._at, now - self._credit_ns) + min(rows * self._row_ns, self._most_ns)
+        self.jobs.clear()
+        self.executions.clear()
+
+
 class Feed:
     """Gathers rows; `flush` makes messages of them."""
 
     def __init__(self) -> None:
-        self._jobs: dict[int, tuple[int, JobState]] = {}
-        self._executions: dict[int, tuple[int, ExecutionState]] = {}
+        self._live = _Rows(row_ns=5 * MILLI, most_ns=250 * MILLI)
+        self._ended = _Rows(row_ns=MILLI, most_ns=50 * MILLI, credit_ns=50 * MILLI)
         self._nodes: dict[str, int] = {}
         self._newest: dict[str, int] = {}  # `namespace/kind` → seq, the least recent first
-        self._flush_at = self._prompt_at = 0  # the earliest; the same if the end of a job waits
-        self._ended = False  # one does
         self._nodes_flushed_at = 0
         self._ticked_at = 0
 
     def job(self, seq: int, job: JobState) -> None:
         """Note that event `seq` has changed a job."""
-        self._jobs[job.j] = (seq, job)
-        self._ended = self._ended or job.state.terminal
+        if job.state.terminal:
+            self._live.jobs.pop(job.j, None)
+            self._ended.jobs[job.j] = (seq, job)
+        else:
+            self._ended.jobs.pop(job.j, None)
+            self._live.jobs[job.j] = (seq, job)
 
     def execution(self, seq: int, execution: ExecutionState) -> None:
         """Note that event `seq` has changed an execution."""
-        self._executions[execution.x] = (seq, execution)
+        if execution.status.live:
+            self._ended.executions.pop(execution.x, None)
+            self._live.executions[execution.x] = (seq, execution)
+        else:
+            self._live.executions.pop(execution.x, None)
+            self._ended.executions[execution.x] = (seq, execution)
 
     def node(self, seq: int, node: str) -> None:
         """Note that event `seq` has changed a node, or what is free on it."""
@@ -77,14 +106,13 @@ class Feed:
     def next(self) -> int:
         """Return when there is something to send: rows, nodes or the tick."""
         due = self._ticked_at + TICK_NS
-        if self._jobs or self._executions:
-            due = min(due, self._rows_due())
         if self._nodes:
             due = min(due, self._nodes_flushed_at + GATHER_NODES_NS)
+        for rows in (self._live, self._ended):
+            at = rows.due()
+            if at is not None and at < due:
+                due = at
         return due
-
-    def _rows_due(self) -> int:
-        return min(self._flush_at, self._prompt_at) if self._ended else self._flush_at
 
     def due_nodes(self, now: int) -> list[str]:
         """Return the nodes whose rows `flush` wants now."""
@@ -93,18 +121,11 @@ class Feed:
     def flush(self, now: int, phases: dict[str, Phase], nodes: dict[str, NodeState]) -> list[Send]:
         """Return what is due; `phases` by execution id, `nodes` for each of `due_nodes`."""
         out: list[Send] = []
-        if (self._jobs or self._executions) and now >= self._rows_due():
-            rows = len(self._jobs) + len(self._executions)
-            self._flush_at = now + min(rows * GATHER_ROW_NS, GATHER_NS)
-            self._prompt_at = max(self._prompt_at, now - CREDIT_NS) + min(rows * PROMPT_ROW_NS, GATHER_NS)
-            self._ended = False
-            for seq, job in sorted(self._jobs.values(), key=_by_seq):
-                out.append(self._send(JOB, job.namespace, seq, job_row(job), job.id))
-            for seq, execution in sorted(self._executions.values(), key=_by_seq):
-                row = execution_row(execution, phases.get(execution.id))
-                out.append(self._send(EXECUTION, execution.namespace, seq, row, execution.job_id, execution.id))
-            self._jobs.clear()
-            self._executions.clear()
+        for rows in (self._live, self._ended):
+            at = rows.due()
+            if at is not None and at <= now:
+                out += self._send_rows(rows, phases)
+                rows.leave(now)
         if nodes:
             self._nodes_flushed_at = now
             for node, seq in sorted(self._nodes.items(), key=lambda item: item[1]):
@@ -114,9 +135,16 @@ class Feed:
         return out
 
     def soft(self, execution: ExecutionState) -> None:
-        """Note what an execution does now: its row goes out again, under the newest number there is."""
-        if execution.x not in self._executions:
-            self._executions[execution.x] = (self.newest(execution.namespace, EXECUTION), execution)
+        """Note what a live execution does now: its row goes out again, under the newest number there is."""
+        if execution.x not in self._live.executions:
+            self._live.executions[execution.x] = (self.newest(execution.namespace, EXECUTION), execution)
+
+    def _send_rows(self, rows: _Rows, phases: dict[str, Phase]) -> Iterator[Send]:
+        for seq, job in sorted(rows.jobs.values(), key=_by_seq):
+            yield self._send(JOB, job.namespace, seq, job_row(job), job.id)
+        for seq, execution in sorted(rows.executions.values(), key=_by_seq):
+            row = execution_row(execution, phases.get(execution.id))
+            yield self._send(EXECUTION, execution.namespace, seq, row, execution.job_id, execution.id)
 
     def _send(self, kind: str, namespace: str, seq: int, row: JobRow | ExecutionRow | NodeState, *key: str) -> Send:
         chain = f"{namespace}/{kind}"
