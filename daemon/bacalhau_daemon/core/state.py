@@ -33,7 +33,7 @@ class Status(enum.StrEnum):
     @property
     def live(self) -> bool:
         """Whether it counts: it holds its partition and its node's capacity."""
-        return self is Status.PLANNED or self is Status.RUNNING
+        return self in _LIVE
 
     @property
     def compute(self) -> ComputeStateType:
@@ -46,6 +46,7 @@ class Status(enum.StrEnum):
         return _DESIRED.get(self, DesiredStateType.STOPPED)
 
 
+_LIVE = frozenset({Status.PLANNED, Status.RUNNING})
 _COMPUTE = {
     Status.PLANNED: ComputeStateType.NEW,
     Status.RUNNING: ComputeStateType.BID_ACCEPTED,

@@ -1,4 +1,4 @@
-"""Where appends happen: on the loop while the disk is quick, else in a thread.
+"""Where appends happen: small ones on the loop while the disk is quick, the others in a thread.
 
 A change of threads and back costs as much as a quick append, and nothing can be decided meanwhile anyhow. One append is
 in flight at most, because the machine says so.
@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from bacalhau_daemon.log.base import Log, Outcome
 
+QUICK_BYTES = 16 * 1024  # a larger record takes longer, and there is more to read meanwhile
 QUICK_S = 0.003
 """After an append that took longer the next goes to the thread, until one there was quick: at most one holds us up."""
 
@@ -31,7 +32,7 @@ class Appender:
 
     def append(self, expected: int, record: bytes) -> None:
         """Append; the outcome comes at once or later."""
-        if self._quick:
+        if self._quick and len(record) <= QUICK_BYTES:
             self._append(expected, record)()
         else:
             self._inbox.put((expected, record))
