@@ -88,14 +88,14 @@ def _word(text: str, column: int) -> tuple[int, int]:
 
 def _likeliest(offered: Sequence[Offer], typed: str, word: str) -> Iterator[Offer]:
     """Yield those that begin with what is typed, else those that hold it, else those that were probably meant."""
-    low = typed.lower()
+    low = (typed or word).lower()
     begin = [each for each in offered if each.name.lower().startswith(low)]
     hold = [each for each in offered if low in each.name.lower()]
     if begin or hold:
         yield from begin or hold
         return
     by_fold = {each.name.lower(): each for each in offered}
-    yield from (by_fold[name] for name in difflib.get_close_matches(word.lower(), by_fold, n=3, cutoff=0.5))
+    yield from (by_fold[name] for name in difflib.get_close_matches(word.lower(), by_fold, n=3, cutoff=0.6))
 
 
 # ── where ─────────────────────────────────────────────────────────────────────────────────────────────────────────

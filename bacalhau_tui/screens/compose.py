@@ -162,9 +162,7 @@ class ComposeScreen(Frame, inherit_bindings=False):
             return
         job = submitted.job
         namespace = (job.namespace if job is not None else "") or self._namespace()
-        await self.cluster.go_up()
-        self.cluster.open_job(submitted.job_id, namespace)
-        self.cluster.say(f"submitted {short_id(submitted.job_id)}", Tone.GOOD)
+        self.app.call_later(_show_submitted, self.cluster, submitted.job_id, namespace)
 
     def _namespace(self) -> str:
         checked = self.composer.checked
@@ -207,7 +205,7 @@ class ComposeScreen(Frame, inherit_bindings=False):
 
         def discard() -> None:
             self.composer.discard()
-            self.run_worker(self.cluster.go_up(), exit_on_error=False)
+            self.app.call_later(self.cluster.go_up)
 
         if self.composer.is_changed:
             self.cluster.confirm(["Throw this text away?", "", "  It was not submitted."], "Discard", discard)
@@ -264,6 +262,13 @@ class ComposeScreen(Frame, inherit_bindings=False):
             self.editor.go_to(first.line - 1, first.column - 1)
         if status:
             self.say(f"the editor ended with {status}", Tone.WAITING)
+
+
+async def _show_submitted(app: ClusterApp, job: str, namespace: str) -> None:
+    """Leave the composer for the job. Called by the app: a screen cannot wait for its own end."""
+    await app.go_up()
+    app.open_job(job, namespace)
+    app.say(f"submitted {short_id(job)}", Tone.GOOD)
 
 
 # ── opening ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import ClassVar
 
 from rich.cells import cell_len
 from rich.segment import Segment
@@ -37,6 +36,15 @@ MENU_ROWS_MAX = 8
 NOTE_ROOM_MIN = 12  # cells that have to be free behind a line for words about what is wrong there
 PASTE_MAX = 2 * JOB_BYTES_MAX
 
+_PARTS = {
+    Part.KEY: "busy",
+    Part.MARK: "lines--dim",
+    Part.TEXT: "good",
+    Part.NUMBER: "unknown",
+    Part.WORD: "unknown",
+    Part.COMMENT: "off",
+}
+"""Names of `look.PAINTS`."""
 _MARK_WORD = re.compile(r"[\w./-]+")
 
 
@@ -49,15 +57,6 @@ class Editor(TextArea):
     """See the module. `put` replaces the text; changes are told by `TextArea.Changed`."""
 
     BINDINGS = bindings("editor")
-    COMPONENT_CLASSES: ClassVar[set[str]] = {
-        *(f"editor--{part.value}" for part in Part),
-        "editor--problem",
-        "editor--warning",
-        "editor--note",
-        "editor--menu",
-        "editor--chosen",
-        "editor--menu-words",
-    }
     DEFAULT_CSS = """
     Editor, Editor:focus {
         border: none;
@@ -70,25 +69,9 @@ class Editor(TextArea):
         scrollbar-background: $background;
     }
     Editor .text-area--cursor { color: $background; background: $foreground; }
-    Editor .text-area--cursor-line { background: $bar; }
     Editor .text-area--gutter { color: $dim; }
-    Editor .text-area--cursor-gutter { color: $foreground; background: $bar; }
     Editor .text-area--matching-bracket { background: $cursor; }
-    Editor .editor--key { color: $busy; }
-    Editor .editor--mark { color: $dim; }
-    Editor .editor--text { color: $success; }
-    Editor .editor--number { color: $accent; }
-    Editor .editor--word { color: $accent; }
-    Editor .editor--comment { color: $dim; text-style: italic; }
-    Editor .editor--problem { color: $error; text-style: bold underline; }
-    Editor .editor--warning { color: $waiting; text-style: underline; }
-    Editor .editor--note { color: $error; }
-    Editor .editor--menu { color: $foreground; background: $panel; }
-    Editor .editor--menu-words { color: $dim; background: $panel; }
-    Editor .editor--chosen { color: $foreground; background: $cursor; text-style: bold; }
     Editor:ansi .text-area--cursor { color: $foreground; background: $background; text-style: reverse; }
-    Editor:ansi .editor--chosen { text-style: reverse; }
-    Editor:ansi .editor--comment { text-style: dim; }
     """
 
     class Said(Message):
@@ -106,7 +89,7 @@ class Editor(TextArea):
         self._marks: dict[int, list[Problem]] = {}
         self._painted: dict[int, Strip] = {}
         self._due = False
-        super().__init__(text, id=id, soft_wrap=False, show_line_numbers=True, tab_behavior="focus")
+        super().__init__(text, id=id, soft_wrap=False, show_line_numbers=True, highlight_cursor_line=False)
         self.cursor_blink = False
         self.indent_width = INDENT
 
@@ -157,18 +140,18 @@ class Editor(TextArea):
         line = Text(masked(plain, "?" if self.look.ascii else "\ufffd"), end="", no_wrap=True)
         if line_index < len(self.scan.lines):
             for token in self.scan.lines[line_index].tokens:
-                line.stylize(self._style(f"editor--{token.part.value}"), token.start, token.end)
+                line.stylize(self.look.style(_PARTS[token.part]), token.start, token.end)
         for problem in self._marks.get(line_index, ()):
             start = max(0, min(problem.column - 1, len(plain) - 1))
             word = _MARK_WORD.match(plain, start)
             line.stylize(self._mark_style([problem]), start, word.end() if word else start + 1)
         return line
 
-    def _style(self, name: str) -> Style:
-        return self.get_component_rich_style(name, partial=True)
-
     def _mark_style(self, problems: Sequence[Problem]) -> Style:
-        return self._style("editor--warning" if all(p.warning for p in problems) else "editor--problem")
+        return self._tone(problems) + Style(underline=True, bold=True)
+
+    def _tone(self, problems: Sequence[Problem]) -> Style:
+        return self.look.style("waiting" if all(problem.warning for problem in problems) else "bad")
 
     def _render_line(self, y: int) -> Strip:
         """Put a mark into the gutter, and words behind the line, where something is wrong."""
@@ -177,10 +160,9 @@ class Editor(TextArea):
         problems = self._marks.get(row)
         if not problems:
             return strip
-        style = self._mark_style(problems)
         sign = "!" if all(p.warning for p in problems) else ("x" if self.look.ascii else "✗")
         gutter = self.gutter_width
-        marked = [strip.crop(0, gutter - 2), Strip([Segment(f"{sign} ", style + Style(underline=False))])]
+        marked = [strip.crop(0, gutter - 2), Strip([Segment(f"{sign} ", self._tone(problems))])]
         rest = strip.crop(gutter, strip.cell_length)
         return Strip.join([*marked, self._with_note(rest, row, problems)])
 
@@ -190,19 +172,20 @@ class Editor(TextArea):
         if room < NOTE_ROOM_MIN or end < 0:
             return rest
         problem = min(problems, key=lambda p: p.warning)
-        words = f"did you mean {problem.nearest}?" if problem.nearest else problem.message
+        text = f"did you mean {problem.nearest}?" if problem.nearest else problem.message
         sign = "<" if self.look.ascii else "◂"
-        note = f"{sign} {cut(clean(words), room - 2, ellipsis=self.look.ellipsis)}"
-        style = self._style("editor--warning" if problem.warning else "editor--note") + Style(underline=False)
+        note = f"{sign} {cut(clean(text), room - 2, ellipsis=self.look.ellipsis)}"
         width = cell_len(note)
-        return Strip.join(
-            [rest.crop(0, end), Strip([Segment(note, style)], width), rest.crop(end + width, rest.cell_length)]
-        )
+        words = Strip([Segment(note, self._tone([problem]))], width)
+        return Strip.join([rest.crop(0, end), words, rest.crop(end + width, rest.cell_length)])
 
     def render_line(self, y: int) -> Strip:
         """Paint one line, and over it the names to choose from; remember how."""
         strip = super().render_line(y).adjust_cell_length(self.scrollable_content_region.width)
-        strip = self._over(y, self._on_terminal(strip))
+        strip = self._on_terminal(strip)
+        if y + self.scroll_offset.y == self.cursor_location[0]:
+            strip = strip.apply_style(self.look.style("lines--head"))
+        strip = self._over(y, strip)
         self._painted[y] = strip
         return strip
 
@@ -282,11 +265,10 @@ class Editor(TextArea):
         first = max(0, min(self.chosen - height // 2, len(self.offers.offers) - height))
         at = first + y - top
         offer = self.offers.offers[at]
-        name, words = self._style("editor--menu"), self._style("editor--menu-words")
-        if at == self.chosen:
-            name, words = self._style("editor--chosen"), self._style("editor--chosen")
+        base = self.look.style("lines--cursor" if at == self.chosen else "lines--marked")
+        words = base + self.look.style("lines--dim")
         names = max(cell_len(each.name) for each in self.offers.offers)
-        box = Strip([Segment(f" {offer.name:<{names}}", name), Segment(f"  {offer.words} ", words)])
+        box = Strip([Segment(f" {offer.name:<{names}}", base), Segment(f"  {offer.words} ", words)])
         box = box.adjust_cell_length(width, words)
         return Strip.join([strip.crop(0, left), box, strip.crop(left + width, strip.cell_length)])
 

@@ -18,6 +18,7 @@ from bacalhau_protocol.models.job import Job, SpecConfig, Task
 from bacalhau_protocol.models.states import JobStateType
 from bacalhau_protocol.transport.memory import MemoryBroker
 from bacalhau_tui.app import ClusterApp
+from bacalhau_tui.data.drafts import STATE_DIR
 from bacalhau_tui.data.session import LinkState, Session
 from bacalhau_tui.data.settings import Profile, Settings, TuiSettings
 
@@ -132,7 +133,7 @@ async def running(
         settings(config_dir, read_only=read_only, **tui),
         connected if connect is None else connect,  # type: ignore[arg-type]
         clock=lambda: fake.now,
-        environment=TRUECOLOR if environment is None else environment,
+        environment={STATE_DIR: str(config_dir / "state"), **(TRUECOLOR if environment is None else environment)},
     )
     app.pulse.interval_s = 0.01
     ticking = asyncio.create_task(_tick(fake))
