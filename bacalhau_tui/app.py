@@ -12,7 +12,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
-from typing import ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual import events
 from textual.app import App, ScreenStackError
@@ -23,7 +23,6 @@ from textual.theme import Theme
 from textual.timer import Timer
 
 from bacalhau_protocol import errors
-from bacalhau_protocol.api.messages import JobRow
 from bacalhau_tui import clipboard, keymap
 from bacalhau_tui.commands import complete_command, run_command
 from bacalhau_tui.data.downloads import Download, Downloads, State
@@ -34,6 +33,9 @@ from bacalhau_tui.data.store import Store
 from bacalhau_tui.look import OURS, choose_look, choose_theme, styles, variable_defaults
 from bacalhau_tui.pulse import Pulse
 from bacalhau_tui.screens.frame import Frame
+
+if TYPE_CHECKING:
+    from bacalhau_protocol.api.messages import JobRow
 
 BEAT_S, BEAT_LITE_S = 0.25, 0.5
 TICK_S = 30.0
@@ -78,7 +80,7 @@ class ClusterApp(App[int], inherit_bindings=False):
         self.environment = dict(os.environ) if environment is None else environment
         self.settings, self.clock = settings, clock
         self.look = choose_look(ascii_only=settings.tui.ascii)
-        self.first_theme = choose_theme(settings.tui.theme, self.environment)
+        self.first_theme: str = choose_theme(settings.tui.theme, self.environment)
         self.store: Store = Store()
         self.pulse = Pulse(self._beat, BEAT_LITE_S if settings.tui.lite else BEAT_S)
         self.session = Session(connect, self.store, wake=self.pulse.wake, clock=clock)

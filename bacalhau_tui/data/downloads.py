@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from bacalhau_protocol import errors
-from bacalhau_protocol.client.client import Client
 from bacalhau_protocol.models.ids import short_id
 from bacalhau_protocol.models.quantities import format_bytes
 from bacalhau_tui.data.columns import Cell, Column, Layout
@@ -27,6 +26,7 @@ from bacalhau_tui.data.query import Field
 from bacalhau_tui.data.store import Table
 
 if TYPE_CHECKING:
+    from bacalhau_protocol.client.client import Client
     from bacalhau_protocol.client.results import FetchedJob, FetchProgress
 
 RUNNING_MAX = 2

@@ -1,4 +1,4 @@
-"""Keeps a client connected and the store fed: a snapshot, then the feed; a snapshot again when something was missed.
+"""Keeps a client connected and the store fed (`feeding`), and says how the link is.
 
 A session never gives up and never empties the store: when the link is down the last rows stay, and `link` says since
 when they are old.
@@ -12,22 +12,22 @@ import enum
 import random
 import time
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from bacalhau_protocol import errors
-from bacalhau_protocol.api import messages as m
-from bacalhau_protocol.api import subjects
-from bacalhau_protocol.client.client import Client
-from bacalhau_protocol.client.feed import AskAgain, Changed, Feed, FeedEvent, Heard, Silent
-from bacalhau_protocol.models.node import NodeState
 from bacalhau_tui.data.store import Store
+
+if TYPE_CHECKING:
+    from bacalhau_protocol.api import messages as m
+    from bacalhau_protocol.client.client import Client
 
 RETRY_MIN_S, RETRY_MAX_S = 0.2, 5.0
 REFUSED_RETRY_S = 15.0
 RELOAD_PAUSE_S = 1.0  # whatever the feed says, everything is asked again at most this often
 
-Connect = Callable[["Session"], Awaitable[Client]]
+Connect = Callable[["Session"], Awaitable["Client"]]
 
 
 class LinkState(enum.StrEnum):
@@ -76,7 +76,8 @@ class Session:
         self.client: Client | None = None
         self.info: m.ClusterInfo | None = None
         self.link = Link(state=LinkState.CONNECTING, since=clock())
-        self._connect, self._namespace, self._wake, self._clock = connect, namespace, wake, clock
+        self.namespace = namespace
+        self._connect, self._wake, self._clock = connect, wake, clock
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -97,9 +98,9 @@ class Session:
     def on_link(self, up: bool, why: errors.BacalhauError | None) -> None:
         """Take note of the connection's coming and going (the client's link hook)."""
         if up:
-            self._set(LinkState.LOADING)
+            self.tell(LinkState.LOADING)
         else:
-            self._set(LinkState.DOWN, why)
+            self.tell(LinkState.DOWN, why)
 
     def require(self) -> Client:
         """Return the client for an action. Raises `Unavailable` when nothing can be sent now."""
@@ -110,28 +111,24 @@ class Session:
     async def reload_nodes(self) -> None:
         """Ask for all nodes: free capacity and heartbeats are soft and not in the feed. Raises as `Client` does."""
         if self.client is not None:
-            await self._load_nodes(self.client)
+            from bacalhau_tui.data.feeding import load_nodes  # noqa: PLC0415  loads the models
+
+            await load_nodes(self.store, self.client)
 
     async def reload_jobs(self) -> None:
         """Ask for all jobs. Raises as `Client` does."""
         if self.client is not None:
-            await self._load_jobs(self.client)
+            from bacalhau_tui.data.feeding import load_jobs  # noqa: PLC0415  loads the models
+
+            await load_jobs(self.store, self.client, self.namespace)
 
     # ── the task ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _run(self) -> None:
-        client = self.client = await self._connected()
-        self._set(LinkState.LOADING)
-        patterns = [subjects.feed(self._namespace or "*", "job", ">"), subjects.feed("-", "node", ">")]
-        async with Feed(client, patterns, whole=True) as feed:
-            kinds = {"job", "node"}
-            while True:
-                if kinds:
-                    await self._load(client, feed, kinds)
-                    pause = asyncio.create_task(asyncio.sleep(RELOAD_PAUSE_S))
-                kinds = await self._take_in(feed)
-                if kinds:
-                    await pause
+        self.client = await self._connected()
+        from bacalhau_tui.data.feeding import keep_fed  # noqa: PLC0415  loads the models
+
+        await keep_fed(self, self.client)
 
     async def _connected(self) -> Client:
         tries = 0
@@ -139,95 +136,15 @@ class Session:
             try:
                 return await self._connect(self)
             except errors.Unauthenticated as error:
-                self._set(LinkState.REFUSED, error)
+                self.tell(LinkState.REFUSED, error)
                 await asyncio.sleep(REFUSED_RETRY_S)
             except errors.BacalhauError as error:
-                self._set(LinkState.DOWN, error)
+                self.tell(LinkState.DOWN, error)
                 tries += 1
                 await asyncio.sleep(random.uniform(0.5, 1.0) * min(RETRY_MAX_S, RETRY_MIN_S * 2**tries))
 
-    async def _take_in(self, feed: Feed) -> set[str]:
-        """Wait for events and take in all that are there; return what has to be asked again."""
-        again: set[str] = set()
-        event: FeedEvent = await anext(feed)
-        while True:
-            match event:
-                case Changed():
-                    self._apply(event)
-                case AskAgain(kind=kind):
-                    again |= {kind} if kind else {"job", "node"}
-                case Silent():
-                    if self.link.state is not LinkState.DOWN:
-                        self._set(LinkState.STALE, errors.Unavailable("the orchestrator is silent"))
-                case Heard():
-                    self._set(LinkState.LOADING)
-            if not feed.waiting():
-                return again
-            event = await anext(feed)
-
-    def _apply(self, change: Changed) -> None:
-        if change.kind == "job":
-            if change.deleted:
-                self.store.jobs.remove(change.key, change.seq)
-            else:
-                row = msgspec.convert(change.row, m.JobRow)
-                self.store.jobs.put(row.id, row, change.seq)
-        elif change.kind == "node":
-            if change.deleted:
-                self.store.nodes.remove(change.key, change.seq)
-            else:
-                node = msgspec.convert(change.row, NodeState)
-                self.store.nodes.put(node.info.node_id, node, change.seq)
-
-    async def _load(self, client: Client, feed: Feed, kinds: set[str]) -> None:
-        """Ask until answered; then the store is as new as the answer."""
-        while True:
-            try:
-                if "node" in kinds:
-                    feed.asked("node", await self._load_nodes(client))
-                if "job" in kinds:
-                    feed.asked("job", await self._load_jobs(client))
-                self.info = await client.cluster_info()
-                break
-            except errors.Unauthenticated as error:
-                self._set(LinkState.REFUSED, error)
-                await asyncio.sleep(REFUSED_RETRY_S)
-            except errors.BacalhauError as error:
-                self._set(LinkState.STALE if client.bus.connected else LinkState.DOWN, error)
-                await asyncio.sleep(RELOAD_PAUSE_S)
-        self._set(LinkState.LIVE)
-
-    async def _load_nodes(self, client: Client) -> int:
-        rows: dict[str, NodeState] = {}
-        page, position = "", 0
-        while len(rows) < self.store.nodes.rows_max:
-            answer = await client.ask("node.list", m.NodeQuery(page=page), m.NodePage)
-            rows.update((node.info.node_id, node) for node in answer.body.nodes)
-            page, position = answer.body.next_page, position or answer.position
-            if not page:
-                break
-        self.store.nodes.snapshot(rows, position, complete=not page)
-        return position
-
-    async def _load_jobs(self, client: Client) -> int:
-        """Take the newest jobs page by page, each page at once, so that the first screen need not wait for the last."""
-        rows: dict[str, m.JobRow] = {}
-        page, position = "", 0
-        table = self.store.jobs
-        while len(rows) < table.rows_max:
-            query = m.JobQuery(namespace=self._namespace, limit=m.PAGE_ROWS_MAX, page=page)
-            answer = await client.ask("job.list", query, m.JobPage)
-            found = {row.id: row for row in answer.body.jobs}
-            page, position = answer.body.next_page, position or answer.position
-            table.snapshot(found, position, complete=False)
-            rows.update(found)
-            if not page:
-                break
-        if not page:
-            table.snapshot(rows, position, complete=True)
-        return position
-
-    def _set(self, state: LinkState, why: errors.BacalhauError | None = None) -> None:
+    def tell(self, state: LinkState, why: errors.BacalhauError | None = None) -> None:
+        """Take note of how the link is now, and why."""
         reason, hint = (why.message, why.hint) if why is not None else ("", "")
         same = state is self.link.state
         if not same or (reason, hint) != (self.link.reason, self.link.hint):

@@ -8,12 +8,13 @@ times a second pays for four updates, however many rows changed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
 
-from bacalhau_protocol.api.messages import JobRow
-from bacalhau_protocol.models.node import NodeState
+if TYPE_CHECKING:
+    from bacalhau_protocol.api.messages import JobRow
+    from bacalhau_protocol.models.node import NodeState
 
 Row = TypeVar("Row")
 

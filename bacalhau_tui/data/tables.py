@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from bacalhau_protocol.api.messages import ExecutionRow, JobRow
 from bacalhau_protocol.models.ids import short_id
-from bacalhau_protocol.models.node import NodeState
 from bacalhau_protocol.models.quantities import format_bytes
 from bacalhau_tui.data import format as fmt
 from bacalhau_tui.data.columns import Cell, Column, Layout
 from bacalhau_tui.data.query import Field, Measure
+
+if TYPE_CHECKING:
+    from bacalhau_protocol.api.messages import ExecutionRow, JobRow
+    from bacalhau_protocol.models.node import NodeState
 
 Row = TypeVar("Row")
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from bacalhau_protocol import errors
-from bacalhau_protocol.api.messages import JobRow
 from bacalhau_protocol.models.ids import short_id
 from bacalhau_tui.data.tables import JOBS, job_name
 from bacalhau_tui.keymap import bindings
 from bacalhau_tui.screens.lists import ListScreen
 from bacalhau_tui.widgets.table import Table
+
+if TYPE_CHECKING:
+    from bacalhau_protocol.api.messages import JobRow
 
 EMPTY = "no jobs yet: ^n writes one, from a template; or bacalhau-tui job run FILE"
 NAMED_MAX = 8  # jobs that a question names
