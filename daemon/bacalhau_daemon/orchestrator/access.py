@@ -1,19 +1,29 @@
-"""`job.logs` and `job.results`: where each execution's log and files are, and the ticket that opens them."""
+"""`job.logs` and `job.results`: where each execution's log and files are, and the ticket that opens them.
+
+Of a foreign node's execution the log is served by the orchestrator (`foreign_logs`), if the node has one; its results
+are where its publisher has put them.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import msgspec
 
+from bacalhau_daemon.orchestrator.foreign_logs import ForeignLogs
+from bacalhau_daemon.orchestrator.kept_logs import KeptLogs
 from bacalhau_daemon.query.service import Query
 from bacalhau_protocol import errors
-from bacalhau_protocol.api.messages import Access, AccessPage, JobRef, TicketRequest
+from bacalhau_protocol.api.messages import Access, AccessPage, JobRef, KeptLog, LogTail, TicketRequest
 from bacalhau_protocol.api.tokens import TICKET_TTL_S, Ticket, TicketSigner
 from bacalhau_protocol.models.execution import Execution
+from bacalhau_protocol.models.job import Job
 from bacalhau_protocol.models.states import ComputeStateType
 
 EXECUTIONS_MAX = 1000
+FOREIGN_ENGINES_WITH_LOGS = frozenset({"docker"})
+"""Bacalhau 1.9 keeps no log of the others' runs; asked for one it waits a minute, and all other readers with it."""
 
 _LEFT_SOMETHING = frozenset(
     {
@@ -28,29 +38,57 @@ _LEFT_SOMETHING = frozenset(
 
 
 class Accesses:
-    """Grants access. `is_own` says whether a node is one of ours: others do not know tickets."""
+    """Grants access. `is_own` says whether a node is one of ours, `is_foreign` whether it is another that we know."""
 
-    def __init__(self, query: Query, signer: TicketSigner, is_own: Callable[[str], bool]) -> None:
-        self._query, self._signer, self._is_own = query, signer, is_own
+    def __init__(
+        self,
+        query: Query,
+        signer: TicketSigner,
+        *,
+        is_own: Callable[[str], bool],
+        is_foreign: Callable[[str], bool],
+        foreign_logs: ForeignLogs,
+        kept_logs: KeptLogs,
+    ) -> None:
+        self._query, self._signer = query, signer
+        self._is_own, self._is_foreign = is_own, is_foreign
+        self._foreign_logs, self._kept_logs = foreign_logs, kept_logs
 
-    async def grant(self, user: str, request: TicketRequest, now: int) -> AccessPage:
-        """Return all executions of a job, or one, in order of partition and creation.
+    async def logs(self, user: str, request: TicketRequest, now: int) -> AccessPage:
+        """Return how to read the logs of a job's executions (or of one), in order of partition and creation.
 
         Raises
         ------
         NotFound
             when there is no such job, or it has no such execution.
         """
+        job, executions = await self._find(request)
+        engine = job.task.engine.type.lower() if job.task.engine is not None else ""
+        page: list[Access] = []
+        for execution in executions:
+            foreign = self._is_foreign(execution.node_id) and execution.compute_state.state_type in _LEFT_SOMETHING
+            served = foreign and engine in FOREIGN_ENGINES_WITH_LOGS
+            if served:
+                await self._foreign_logs.serve(execution.node_id)
+            if foreign:
+                await self._keep_reported(execution)
+            page.append(self._access(user, execution, now, served=served))
+        return AccessPage(job_id=job.id, state=job.state.state_type, executions=page)
+
+    async def results(self, user: str, request: TicketRequest, now: int) -> AccessPage:
+        """Like `logs`, for result files."""
+        job, executions = await self._find(request)
+        page = [self._access(user, execution, now, served=False) for execution in executions]
+        return AccessPage(job_id=job.id, state=job.state.state_type, executions=page)
+
+    async def _find(self, request: TicketRequest) -> tuple[Job, list[Execution]]:
         job = (await self._query.job(JobRef(job=request.job, namespace=request.namespace))).job
         executions = await self._executions(job.id, request)
         if request.execution and not executions:
             raise errors.NotFound(
                 f"job {job.id} has no execution {request.execution!r}", hint="job executions lists them"
             )
-        executions.sort(key=lambda one: (one.partition_index or 0, one.create_time))
-        return AccessPage(
-            job_id=job.id, state=job.state.state_type, executions=[self._access(user, one, now) for one in executions]
-        )
+        return job, sorted(executions, key=lambda one: (one.partition_index or 0, one.create_time))
 
     async def _executions(self, job: str, request: TicketRequest) -> list[Execution]:
         found: list[Execution] = []
@@ -63,12 +101,24 @@ class Accesses:
                 break
         return found[:EXECUTIONS_MAX]
 
-    def _access(self, user: str, execution: Execution, now: int) -> Access:
+    async def _keep_reported(self, execution: Execution) -> None:
+        """Keep the output that a foreign node has reported: it may be all that there will ever be of the log."""
+        output = execution.run_output
+        if output is None or not (output.stdout or output.stderr):
+            return
+        kept = LogTail(
+            execution_id=execution.id, log=KeptLog(stdout=output.stdout.encode(), stderr=output.stderr.encode())
+        )
+        if await asyncio.to_thread(self._kept_logs.get, execution.id) is None:
+            await asyncio.to_thread(self._kept_logs.put, msgspec.json.encode(kept))
+
+    def _access(self, user: str, execution: Execution, now: int, *, served: bool) -> Access:
+        """Make one line. `served`: the orchestrator itself opens the log."""
         state, output = execution.compute_state, execution.run_output
         ticket, message = "", state.message or ""
         if state.state_type not in _LEFT_SOMETHING:
             message = message or "it has not begun"
-        elif self._is_own(execution.node_id):
+        elif served or self._is_own(execution.node_id):
             expires = now + TICKET_TTL_S * 1_000_000_000
             ticket = self._signer.sign(Ticket(user=user, execution=execution.id, expires=expires))
         else:

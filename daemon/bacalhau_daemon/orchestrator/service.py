@@ -34,6 +34,7 @@ from bacalhau_daemon.orchestrator.auth import ORCHESTRATOR_INBOX, AuthCallout
 from bacalhau_daemon.orchestrator.credentials import Place
 from bacalhau_daemon.orchestrator.driver import Driver
 from bacalhau_daemon.orchestrator.endpoint import Endpoint
+from bacalhau_daemon.orchestrator.foreign_logs import ForeignLogs
 from bacalhau_daemon.orchestrator.kept_logs import KeptLogs
 from bacalhau_daemon.orchestrator.keys import load_or_make
 from bacalhau_daemon.orchestrator.micro import MicroService
@@ -130,7 +131,7 @@ class OrchestratorService:
         )
         self._closers.append(lambda: self._driver.close(settings.stop_grace_s))
         await self._lead()
-        await self._serve(bus)
+        await self._serve(bus, server)
         led = await self._announce(server)
         self._closers.append(Scrubbing(opened.log.path, self._driver.fail).close)
         return led
@@ -183,7 +184,7 @@ class OrchestratorService:
             write_private(port_file, str(server.port).encode())
         return server
 
-    async def _connect(self, server: NatsServer, user: str) -> NatsBus:
+    async def _connect(self, server: NatsServer, user: str, lost: Callable[[], None] = lambda: None) -> NatsBus:
         settings = NatsSettings(
             address=server.address,
             identity=user,
@@ -192,10 +193,15 @@ class OrchestratorService:
             ca=self._ca_file(),
             inbox_prefix=f"{ORCHESTRATOR_INBOX}.{user}",
         )
+
+        def on_disconnect(error: errors.BacalhauError) -> None:
+            log.warning("nats.disconnected", user=user, reason=error.message)
+            lost()
+
         bus = await connect(
             settings,
             timeout_s=CONNECT_TIMEOUT_S,
-            on_disconnect=lambda error: log.warning("nats.disconnected", user=user, reason=error.message),
+            on_disconnect=on_disconnect,
             on_error=lambda error: log.warning("nats.error", user=user, error=str(error)),
         )
         self._closers.append(bus.close)
@@ -227,11 +233,21 @@ class OrchestratorService:
             )
         log.info("leader.started", cluster=machine.state.cluster, term=machine.state.term, events=machine.position)
 
-    async def _serve(self, bus: NatsBus) -> None:
-        """Listen to nodes and clients."""
+    async def _serve(self, bus: NatsBus, server: NatsServer) -> None:
+        """Listen to nodes and clients; logs of foreign nodes come over a connection of their own."""
         driver, machine = self._driver, self._driver.machine
         micro = MicroService(bus, machine.settings.node, self._version, machine.state.cluster)
-        accesses = Accesses(self._query, self._signer, machine.queries.is_own)
+        foreign_logs = ForeignLogs(bus, self._signer.public_key, self._is_live)
+        await foreign_logs.start(await self._connect(server, ORCHESTRATOR_USER, lost=foreign_logs.broke_off))
+        self._closers.append(foreign_logs.close)
+        accesses = Accesses(
+            self._query,
+            self._signer,
+            is_own=machine.queries.is_own,
+            is_foreign=lambda node: node in machine.state.nodes and not machine.queries.is_own(node),
+            foreign_logs=foreign_logs,
+            kept_logs=self._kept_logs,
+        )
         serving = Serving(driver, self._query, accesses, self._kept_logs)
         served = Endpoint(bus, self._role_of, serving.serve, micro.stats)
         for subject in machine.subscriptions:
@@ -268,6 +284,10 @@ class OrchestratorService:
     def _role_of(self, user: str) -> Role | None:
         state = self._driver.machine.state
         return roles.role_of((state.credentials[one] for one in state.identities.get(user, ())), time.time_ns())
+
+    def _is_live(self, execution_id: str) -> bool:
+        execution = self._driver.machine.state.execution(execution_id)
+        return execution is not None and execution.status.live
 
     def _ca_file(self) -> str:
         settings = self._settings.orchestrator

@@ -33,8 +33,8 @@ class Serving:
             "job.get": self._job,
             "job.executions": self._executions,
             "job.history": self._history,
-            "job.logs": self._access,
-            "job.results": self._access,
+            "job.logs": self._log_access,
+            "job.results": self._result_access,
             "job.keptlog": self._kept_log,
         }
 
@@ -95,9 +95,13 @@ class Serving:
         assert isinstance(call.body, api.HistoryQuery)
         return await self._query.history(call.body)
 
-    async def _access(self, call: Call) -> api.Body:
+    async def _log_access(self, call: Call) -> api.Body:
         assert isinstance(call.body, api.TicketRequest)
-        return await self._accesses.grant(call.user, call.body, time.time_ns())
+        return await self._accesses.logs(call.user, call.body, time.time_ns())
+
+    async def _result_access(self, call: Call) -> api.Body:
+        assert isinstance(call.body, api.TicketRequest)
+        return await self._accesses.results(call.user, call.body, time.time_ns())
 
     async def _kept_log(self, call: Call) -> api.Body:
         assert isinstance(call.body, api.KeptLogQuery)
