@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 
@@ -80,13 +81,13 @@ class Bus:
         if not sender.up:
             self.dropped += 1
             return
-        found = [endpoint for endpoint in self._route(message.subject) if endpoint.up]
-        if not found:
-            if message.reply:
-                self._deliver("", sender, Message(message.reply, b"", "", NO_RESPONDERS))
-            return
-        for endpoint in found:
-            self._deliver(sender.name, endpoint, message)
+        heard = False
+        for endpoint in self._route(message.subject):
+            if endpoint.up:
+                heard = True
+                self._deliver(sender.name, endpoint, message)
+        if not heard and message.reply:
+            self._deliver("", sender, Message(message.reply, b"", "", NO_RESPONDERS))
 
     def _deliver(self, sender: str, endpoint: Endpoint, message: Message) -> None:
         weather, draw = self.weather, self.rng.random
@@ -99,8 +100,9 @@ class Bus:
             if weather.slow and draw() < weather.slow:
                 at += int(draw() * weather.slow_ns)
             else:
-                at = endpoint.newest[sender] = max(at, endpoint.newest.get(sender, 0))
-            self.clock.at(at, lambda: self._arrive(endpoint, message))
+                newest = endpoint.newest.get(sender, 0)
+                at = endpoint.newest[sender] = at if at > newest else newest
+            self.clock.at(at, partial(self._arrive, endpoint, message))
 
     def _arrive(self, endpoint: Endpoint, message: Message) -> None:
         if endpoint.up:
@@ -110,19 +112,22 @@ class Bus:
             self.dropped += 1
 
     def _route(self, subject: str) -> list[Endpoint]:
-        found = self._routes.get(subject)
+        key = subject
+        if subject.startswith("_"):  # an inbox: its last token is used once, and only patterns are subscribed to there
+            key = subject.rpartition(".")[0] + ".*"
+        found = self._routes.get(key)
         if found is None:
-            head = subject.rpartition(".")[0]
-            found = [*self._exact.get(subject, ()), *self._exact.get(f"{head}.*", ())]
-            while head:
-                found += self._exact.get(f"{head}.>", ())
-                head = head.rpartition(".")[0]
-            if subject.startswith("_"):  # an inbox: used once, and nobody subscribes to it by a pattern
-                return found
-            tokens = subject.split(".")
-            found += [endpoint for pattern, endpoint in self._patterns if _matches(pattern, tokens)]
-            self._routes[subject] = found
+            found = self._routes[key] = self._find(subject)
         return found
+
+    def _find(self, subject: str) -> list[Endpoint]:
+        head = subject.rpartition(".")[0]
+        found = [*self._exact.get(subject, ()), *self._exact.get(f"{head}.*", ())]
+        while head:
+            found += self._exact.get(f"{head}.>", ())
+            head = head.rpartition(".")[0]
+        tokens = subject.split(".")
+        return found + [endpoint for pattern, endpoint in self._patterns if _matches(pattern, tokens)]
 
 
 def _matches(pattern: list[str], tokens: list[str]) -> bool:

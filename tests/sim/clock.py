@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Callable
 
 SECOND = 1_000_000_000
@@ -19,23 +20,31 @@ class Clock:
         self.steps = 0
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._planned = 0
+        self._soon: deque[Callable[[], None]] = deque()
 
     def at(self, when: int, do: Callable[[], None]) -> None:
         """Plan something for a moment; a moment that has passed means now."""
         self._planned += 1
-        heapq.heappush(self._heap, (max(when, self.now), self._planned, do))
+        heapq.heappush(self._heap, (when if when > self.now else self.now, self._planned, do))
 
     def after(self, wait: int, do: Callable[[], None]) -> None:
         """Plan something for later."""
         self.at(self.now + wait, do)
 
-    def run(self, until: int, stop: Callable[[], bool] | None = None) -> None:
-        """Let time pass up to a moment, or until `stop` says so (asked after every step)."""
-        heap = self._heap
-        while heap and heap[0][0] <= until:
-            self.now, _, do = heapq.heappop(heap)
+    def soon(self, do: Callable[[], None]) -> None:
+        """Plan something for after what happens now, before anything else does."""
+        self._soon.append(do)
+
+    def run(self, until: int) -> None:
+        """Let time pass up to a moment."""
+        heap, soon, pop = self._heap, self._soon, heapq.heappop
+        while True:
+            if soon:
+                do = soon.popleft()
+            elif heap and heap[0][0] <= until:
+                self.now, _, do = pop(heap)
+            else:
+                break
             do()
             self.steps += 1
-            if stop is not None and stop():
-                return
         self.now = max(self.now, until)

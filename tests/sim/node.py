@@ -175,7 +175,7 @@ class Process:
         """Ask the machine at the end of this moment what is to be done."""
         if not self._pumping:
             self._pumping = True
-            self.clock.after(0, self._pump)
+            self.clock.soon(self._pump)
 
     def _pump(self) -> None:
         self._pumping = False

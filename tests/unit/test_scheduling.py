@@ -14,7 +14,7 @@ from bacalhau_daemon.core.scheduling.feasible import CHECKS, FITS, Past, finding
 from bacalhau_daemon.core.scheduling.fleet import SHAPES_MAX, Fleet
 from bacalhau_daemon.core.scheduling.need import Need, need_of
 from bacalhau_daemon.core.scheduling.place import Given, place
-from bacalhau_daemon.core.scheduling.rank import FRESH, scores, tie_break
+from bacalhau_daemon.core.scheduling.rank import FRESH, scores, tie_breaks
 from bacalhau_daemon.core.scheduling.slot import Slot, check_version
 from bacalhau_daemon.core.scheduling.waiting import Waiting
 from bacalhau_daemon.core.state import NodeRecord, NodeUse
@@ -215,10 +215,12 @@ def test_a_favoured_node_scores_higher() -> None:
 
 def test_ties_are_broken_by_the_seed_alone() -> None:
     """Evenly, and always the same way for the same evaluation."""
-    spread = [sum(tie_break(seed, index) == n for seed in range(50) for index in range(50)) for n in range(5)]
+    slots = [Slot(index, a_record(f"n-{index}"), NodeUse()) for index in range(50)]
+    drawn = [tie for seed in range(50) for tie in tie_breaks(seed, slots)]
+    spread = [drawn.count(n) for n in range(5)]
 
     assert all(400 <= count <= 600 for count in spread)
-    assert [tie_break(9, n) for n in range(20)] == [tie_break(9, n) for n in range(20)]
+    assert tie_breaks(9, slots) == tie_breaks(9, slots)
 
 
 # ── place ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -37,6 +37,7 @@ from bacalhau_protocol.ncl.orchestrator import OrchestratorSessions
 
 ENDED_REMEMBERED_MAX = 10_000
 """Executions whose node may still send the end of its log."""
+_PASSED_ON = (Send, Disconnect)
 EXTENSIONS = ("hello", "phase", "logtail")
 
 
@@ -72,7 +73,7 @@ class NodeLink:
         """Pass messages on, and take in what has happened."""
         out: list[Action] = []
         for output in outputs:
-            if isinstance(output, Send | Disconnect):
+            if isinstance(output, _PASSED_ON):
                 out.append(output)
             else:
                 self._hear(output, now)
@@ -88,20 +89,17 @@ class NodeLink:
     # ── NCL ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _hear(self, event: ncl.OrchestratorEvent, now: int) -> None:
-        if type(event) is ncl.HeartbeatReceived:  # first, because nearly all are
-            self._heartbeat(event, now)
-            return
-        change = _connection_change(event)
-        if change is not None:
-            self._offer(change)
-            return
-        match event:
+        match event:  # the most frequent first
+            case ncl.HeartbeatReceived():
+                self._heartbeat(event, now)
             case ncl.ReportReceived():
                 self._offer(Reported(event.node, event.report, event.delivery))
             case ncl.DeliveryConfirmed(tag=Cancelled(x=x)):
                 self._offer(Confirmed(x))
             case ncl.DeliveryConfirmed():
                 pass
+            case ncl.NodeFellSilent() | ncl.NodeSpokeAgain() | ncl.NodeLost() | ncl.NodeLeft():
+                self._offer(_connection_change(event))
             case ncl.NodeHandshook():
                 self._offer(Handshake(event))
             case ncl.NodeInfoUpdated():
@@ -166,7 +164,9 @@ class NodeLink:
         self._feed.soft(execution)
 
 
-def _connection_change(event: ncl.OrchestratorEvent) -> ConnectionChange | None:
+def _connection_change(
+    event: ncl.NodeFellSilent | ncl.NodeSpokeAgain | ncl.NodeLost | ncl.NodeLeft,
+) -> ConnectionChange:
     match event:
         case ncl.NodeFellSilent():
             return ConnectionChange(event.node, Connection.UNKNOWN, "heartbeat timeout")
@@ -176,5 +176,3 @@ def _connection_change(event: ncl.OrchestratorEvent) -> ConnectionChange | None:
             return ConnectionChange(event.node, Connection.LOST, event.reason)
         case ncl.NodeLeft():
             return ConnectionChange(event.node, Connection.LEFT, event.reason or "graceful shutdown")
-        case _:
-            return None

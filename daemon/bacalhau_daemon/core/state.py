@@ -229,7 +229,7 @@ class State:
 
     def use(self, node: str) -> NodeUse:
         """Return what is used of a node; an empty one when nothing is."""
-        return self.uses.get(node) or NodeUse()
+        return self.uses.get(node) or _NO_USE
 
     def cluster_state(self) -> ClusterState:
         """Return what there is one of."""
@@ -243,6 +243,8 @@ class State:
             next_x=self.next_x,
         )
 
+
+_NO_USE = NodeUse()  # never in a state, so never changed
 
 LIVE: dict[str, type[msgspec.Struct]] = {
     "cluster": ClusterState,

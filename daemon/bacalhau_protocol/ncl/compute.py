@@ -95,6 +95,9 @@ class ComputeSession:
         self._jitter = jitter
         self._timings = timings
         self._limits = limits
+        self._commands = subjects.subject(node, Plane.IN_MSGS)
+        self._control = subjects.subject(node, Plane.OUT_CTRL)
+        self._silence_ns = timings.missed_heartbeats_max * timings.heartbeat_ns
         self._handshakes = 0
         self._failures = 0  # failed handshakes and lost sessions since a heartbeat was answered
         self._handshake_at = 0  # in WAITING
@@ -108,7 +111,7 @@ class ComputeSession:
     @property
     def subscriptions(self) -> tuple[str, ...]:
         """What to subscribe to before `link_up`: our commands and our inbox."""
-        return subjects.subject(self._node, Plane.IN_MSGS), f"{self._inbox}.>"
+        return self._commands, f"{self._inbox}.>"
 
     @property
     def last_orchestrator_seq(self) -> int:
@@ -195,23 +198,25 @@ class ComputeSession:
     def next_tick(self) -> int | None:
         """Return when `tick` is next worth calling; None while only the owner or the link can move us."""
         match self.state:
+            case ComputeState.CONNECTED:
+                soonest, silence = self._beat_at, self._last_answer + self._silence_ns
+                soonest = min(soonest, silence)
+                for asked in self._asked.values():
+                    soonest = min(soonest, asked.deadline)
+                resend = self._sender.next_tick()
+                return soonest if resend is None or soonest < resend else resend
             case ComputeState.WAITING:
                 return self._handshake_at
             case ComputeState.HANDSHAKING | ComputeState.LEAVING:
                 return min((asked.deadline for asked in self._asked.values()), default=None)
-            case ComputeState.CONNECTED:
-                soonest = min(self._beat_at, self._silence_at())
-                for asked in self._asked.values():
-                    soonest = min(soonest, asked.deadline)
-                resend = self._sender.next_tick()
-                return soonest if resend is None else min(soonest, resend)
             case _:
                 return None
 
     def _connected_tick(self, now: int) -> list[ComputeOutput]:
-        for key in [key for key, asked in self._asked.items() if now >= asked.deadline]:
-            del self._asked[key]
-        if now >= self._silence_at():
+        if self._asked:
+            for key in [key for key, asked in self._asked.items() if now >= asked.deadline]:
+                del self._asked[key]
+        if now >= self._last_answer + self._silence_ns:
             return self._lose(f"no answer for {self._timings.missed_heartbeats_max} heartbeats", now)
         out: list[ComputeOutput] = []
         if now >= self._beat_at:
@@ -226,14 +231,11 @@ class ComputeSession:
             out += [self._ask(beat, now, self._timings.request_timeout_ns), *self._tell(now)]
         return out + list(self._sender.tick(now))
 
-    def _silence_at(self) -> int:
-        return self._last_answer + self._timings.missed_heartbeats_max * self._timings.heartbeat_ns
-
     # --- what the orchestrator says ---
 
     def message(self, message: Incoming, now: int) -> list[ComputeOutput]:
         """Take a message from any of the subscriptions. Never raises for what a peer sent."""
-        if message.subject == subjects.subject(self._node, Plane.IN_MSGS):
+        if message.subject == self._commands:
             if self.state in (ComputeState.LEAVING, ComputeState.CLOSED):
                 return [Ignored(self._node, "a command came while we leave")]
             return list(self._receiver.message(message, _command))
@@ -352,7 +354,7 @@ class ComputeSession:
         key = str(self._requests)
         self._asked[key] = _Asked(type(request), now + timeout_ns, self._info)
         data = envelope.encode(envelope.metadata(request, source=self._node, now=now), request)
-        return Send(subjects.subject(self._node, Plane.OUT_CTRL), data, f"{self._inbox}.{_CONTROL}.{key}")
+        return Send(self._control, data, f"{self._inbox}.{_CONTROL}.{key}")
 
     def _rehandshake_ns(self) -> int:
         least, most = self._timings.rehandshake_min_ns, self._timings.rehandshake_max_ns

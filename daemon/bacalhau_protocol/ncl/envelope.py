@@ -24,6 +24,7 @@ METADATA_MAX: Final = 64
 """Most metadata entries of a message."""
 
 JSON_V1, PROTOBUF_V2 = 1, 2
+_VERSIONS: Final = {JSON_V1: "json-v1", PROTOBUF_V2: "protobuf-v1"}
 _HEADER_BYTES = 5
 
 TYPE, LEGACY_TYPE = "Bacalhau-Type", "Type"
@@ -86,6 +87,15 @@ _GO_ESCAPES = (
 def metadata(payload: Payload, *, source: str, now: int, seq: int | None = None, subject: str = "") -> Metadata:
     """Build the metadata of a message, keys sorted as Go does; they may travel as NATS headers too."""
     name = NAMES[type(payload)]
+    if seq is None and not subject and type(payload) is not BacError:  # a request or its answer: nearly all there are
+        return {
+            EVENT_TIME: str(now),
+            ENCODING: "json",
+            SOURCE: source,
+            TYPE: name,
+            LEGACY_ENCODING: "json",
+            LEGACY_TYPE: name,
+        }
     data: Metadata = {}
     if isinstance(payload, BacError):
         data[ERROR_CODE] = payload.code
@@ -109,7 +119,7 @@ def metadata(payload: Payload, *, source: str, now: int, seq: int | None = None,
 def encode(metadata_: Mapping[str, str], payload: Payload) -> bytes:
     """Return the envelope, version 1, byte for byte as Go writes it. Raises `UsageError` above `SENT_MAX_BYTES`."""
     body = _encoder.encode({"metadata": metadata_, "payload": payload})
-    if not body.isascii() or len(body.translate(None, b"<>&")) != len(body):  # the cheapest test for "rarely"
+    if not body.isascii() or b"<" in body or b">" in body or b"&" in body:
         for plain, escaped in _GO_ESCAPES:
             body = body.replace(plain, escaped)  # they are inside of strings: JSON has none of them outside
     if len(body) + _HEADER_BYTES > SENT_MAX_BYTES:
@@ -123,45 +133,56 @@ def encode(metadata_: Mapping[str, str], payload: Payload) -> bytes:
 def decode(data: bytes) -> Envelope:
     """Read an envelope, version 1 or 2. Raises `Unreadable`."""
     body = _body(data)
-    if len(body.metadata) > METADATA_MAX:
-        raise Unreadable(f"message has {len(body.metadata)} metadata entries; at most {METADATA_MAX} are read")
-    encoding = body.metadata.get(ENCODING) or body.metadata.get(LEGACY_ENCODING, "")
+    fields = body.metadata
+    if len(fields) > METADATA_MAX:
+        raise Unreadable(f"message has {len(fields)} metadata entries; at most {METADATA_MAX} are read")
+    encoding = fields.get(ENCODING) or fields.get(LEGACY_ENCODING, "")
     if encoding != "json":
         raise Unreadable(f"failed to deserialize message payload: unsupported payload encoding: {encoding}")
-    name = body.metadata.get(TYPE) or body.metadata.get(LEGACY_TYPE, "")
+    name = fields.get(TYPE) or fields.get(LEGACY_TYPE, "")
     decoder = _decoders.get(name)
     if decoder is None:
         raise Unreadable(f"failed to deserialize message payload: unsupported message type: {name}", type_=name)
     try:
-        return Envelope(body.metadata, decoder.decode(body.payload))
+        return Envelope(fields, decoder.decode(body.payload))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         words = f"failed to deserialize message payload: failed to deserialize with encoding json: {error}"
         raise Unreadable(words, type_=name, payload=_anything(body.payload)) from error
 
 
 def _body(data: bytes) -> _Body:
-    prefix = "failed to deserialize message envelope: "
-    if not data:
-        raise Unreadable(f"{prefix}empty data")
-    if len(data) < _HEADER_BYTES:
-        raise Unreadable(f"{prefix}bad message: too short")
-    if len(data) > ACCEPTED_MAX_BYTES:
-        raise Unreadable(f"{prefix}bad message: {len(data)} bytes; at most {ACCEPTED_MAX_BYTES} are read")
+    if len(data) <= _HEADER_BYTES or len(data) > ACCEPTED_MAX_BYTES:
+        raise _no_envelope(_wrong_size(data))
     version, raw = data[0], data[_HEADER_BYTES:]
-    if version not in (JSON_V1, PROTOBUF_V2):
-        raise Unreadable(f"{prefix}unsupported encoding: 0x{version:02x}")
+    if version not in _VERSIONS:
+        raise _no_envelope(f"unsupported encoding: 0x{version:02x}")
     if zlib.crc32(raw) != int.from_bytes(data[1:_HEADER_BYTES]):
-        raise Unreadable(f"{prefix}bad message: CRC check failed")
-    encoding = "json-v1" if version == JSON_V1 else "protobuf-v1"
-    if not raw:
-        raise Unreadable(f"{prefix}failed to deserialize with encoding {encoding}: data is empty")
+        raise _no_envelope("bad message: CRC check failed")
     try:
         if version == JSON_V1:
             return _body_decoder.decode(raw)
         fields, payload = protobuf.decode(raw)
         return _Body(fields, msgspec.Raw(payload))
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise Unreadable(f"{prefix}failed to deserialize with encoding {encoding}: {error}") from error
+        raise _no_envelope(f"failed to deserialize with encoding {_VERSIONS[version]}: {error}") from error
+
+
+def _wrong_size(data: bytes) -> str:
+    if not data:
+        return "empty data"
+    if len(data) < _HEADER_BYTES:
+        return "bad message: too short"
+    if len(data) > ACCEPTED_MAX_BYTES:
+        return f"bad message: {len(data)} bytes; at most {ACCEPTED_MAX_BYTES} are read"
+    if data[0] not in _VERSIONS:
+        return f"unsupported encoding: 0x{data[0]:02x}"
+    if any(data[1:]):  # the checksum of nothing is zero
+        return "bad message: CRC check failed"
+    return f"failed to deserialize with encoding {_VERSIONS[data[0]]}: data is empty"
+
+
+def _no_envelope(words: str) -> Unreadable:
+    return Unreadable(f"failed to deserialize message envelope: {words}")
 
 
 def _anything(raw: msgspec.Raw) -> object:

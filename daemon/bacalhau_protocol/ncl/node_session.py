@@ -49,7 +49,7 @@ class OrchestratorSession:
     def heard(self, now: int) -> list[OrchestratorOutput]:
         """Note a sign of life."""
         was, self.state = self.state, step(NODE, self.state, NodeSignal.HEARD)
-        self.last_heard = max(now, self.last_heard)
+        self.last_heard = max(self.last_heard, now)
         return [NodeSpokeAgain(self.node)] if was is NodeState.SILENT else []
 
     def end(self, signal: NodeSignal) -> None:

@@ -182,6 +182,8 @@ class Fleet:
         if slot is None:
             return False
         more = slot.report(available, queued, use)
+        if more is None:
+            return False
         for shape in self._shapes.values():
             shape.touch(slot)
         return more

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
+from heapq import nsmallest
 
 import msgspec
 
@@ -83,22 +84,18 @@ def place(
     slots, sampled = _choose(shape, seed, scored_max, history, given)
     if not slots:
         return None
-    ranked = sorted(
-        zip(scores(slots, need, _Used(used, given) if given is not None else used, seed), slots, strict=True),
-        key=_best_first,
-    )
+    found = scores(slots, need, _Used(used, given) if given is not None else used, seed)
+    ranked = nsmallest(
+        SCORES_KEPT, [(-score, slot.index, slot) for score, slot in zip(found, slots, strict=True)]
+    )  # by score, then by age; an index is there once, so slots are never compared
     why = Why(
         nodes=len(fleet.slots),
         fit=len(shape.open),
         sampled=sampled,
-        scores=tuple((slot.id, score) for score, slot in ranked[:SCORES_KEPT]),
+        scores=tuple((slot.id, -minus_score) for minus_score, _, slot in ranked),
         dropped=shape.dropped(),
     )
-    return Placement(ranked[0][1].id, why)
-
-
-def _best_first(scored: tuple[int, Slot]) -> tuple[int, int]:
-    return -scored[0], scored[1].index
+    return Placement(ranked[0][2].id, why)
 
 
 class _Used:

@@ -82,8 +82,8 @@ class Slot:
         self.free_disk = disk - use.disk - other_disk
         self.free_gpu = gpu - use.gpu - other_gpu
 
-    def report(self, available: Resources, queued: Resources, use: NodeUse) -> bool:
-        """Take the node's own word on what is free; return whether more is free than before.
+    def report(self, available: Resources, queued: Resources, use: NodeUse) -> bool | None:
+        """Take the node's own word on what is free; return whether more is free than before, None: nothing is new.
 
         It counts only where it says *less* than we know, and only what two reports in a row agree on: a report and
         the end of an execution may cross on the way.
@@ -91,7 +91,7 @@ class Slot:
         given = (use.cpu, use.memory, use.disk, use.gpu)
         said = (available, queued, given, self.max)
         if said == self.said and said == self.said_before:
-            return False  # a third time changes nothing: the way of most heartbeats
+            return None  # a third time changes nothing: the way of most heartbeats
         self.said_before, self.said = self.said, said
         before = (self.free_cpu, self.free_memory, self.free_disk, self.free_gpu)
         triples = zip(self.max, amounts(available), given, strict=True)
