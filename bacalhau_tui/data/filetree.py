@@ -13,6 +13,7 @@ from bacalhau_protocol.models.quantities import format_bytes
 from bacalhau_tui.data.detail import ResultTree
 from bacalhau_tui.data.format import clean, count
 from bacalhau_tui.data.pages import Page, pairs, paragraph, state_cell
+from bacalhau_tui.data.tables import exit_text
 
 OPEN_EXECUTIONS_MAX = 3
 """So many executions are open at first."""
@@ -194,7 +195,7 @@ def row_page(row: TreeRow) -> Page:
             ("execution", access.execution_id),
             ("node", access.node_id),
             ("state", state_cell(access.state)),
-            ("exit code", str(access.exit_code) if access.state == "Completed" else ""),
+            ("exit code", exit_text(access.exit_code) if access.state == "Completed" else ""),
             ("partition", str(access.partition)),
             ("published", kind),
             *found,

@@ -20,7 +20,14 @@ from bacalhau_tui.data import format as fmt
 from bacalhau_tui.data.columns import Cell
 from bacalhau_tui.data.format import Tone
 from bacalhau_tui.data.history import event_text, execution_of, is_error
-from bacalhau_tui.data.tables import execution_length_ns, execution_note, execution_state, labels_text, node_state
+from bacalhau_tui.data.tables import (
+    execution_exit,
+    execution_length_ns,
+    execution_note,
+    execution_state,
+    labels_text,
+    node_state,
+)
 
 NODES_SHOWN_MAX = 200
 KEY_WIDTH = 12
@@ -173,7 +180,7 @@ def execution_page(row: m.ExecutionRow, history: Iterable[JobHistory], now_ns: i
         [
             ("state", state_cell(execution_state(row))),
             ("progress", execution_note(row) if row.phase is not None else ""),
-            ("exit code", str(row.exit_code) if row.state == "Completed" else ""),
+            ("exit code", execution_exit(row)),
             ("node", row.node_id),
             ("partition", str(row.partition)),
             ("version", str(row.job_version)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from bacalhau_protocol.models.execution import EXIT_CODE_UNKNOWN
 from bacalhau_protocol.models.ids import short_id
 from bacalhau_protocol.models.quantities import format_bytes
 from bacalhau_tui.data import format as fmt
@@ -179,8 +180,13 @@ def execution_note(row: ExecutionRow) -> str:
 
 
 def execution_exit(row: ExecutionRow) -> str:
-    """Return the exit code of an execution whose program ended by itself."""
-    return str(row.exit_code) if row.state == "Completed" else ""
+    """Return the exit code of an execution whose program ended by itself; `-` when its node did not learn it."""
+    return exit_text(row.exit_code) if row.state == "Completed" else ""
+
+
+def exit_text(code: int) -> str:
+    """Return a completed program's exit code as it is shown."""
+    return "-" if code == EXIT_CODE_UNKNOWN else str(code)
 
 
 def execution_length_ns(row: ExecutionRow, now_ns: int) -> int:
@@ -247,7 +253,9 @@ EXECUTIONS: Layout[ExecutionRow] = Layout(
     ),
     search=lambda row: f"{row.id} {row.node_id}".lower(),
     order="partition",
-    problem=lambda row: row.state in ("Failed", "AskForBidRejected", "BidRejected") or row.exit_code != 0,
+    problem=lambda row: (
+        row.state in ("Failed", "AskForBidRejected", "BidRejected") or row.exit_code not in (0, EXIT_CODE_UNKNOWN)
+    ),
 )
 
 

@@ -118,12 +118,13 @@ async def test_exit_status_follows_the_state(fake: FakeOrchestrator, state: JobS
 
 
 async def test_exit_status_is_of_the_first_program_that_did_not_succeed(fake: FakeOrchestrator) -> None:
-    """By partition; an execution that was replaced does not count, a code that no shell can show is 255."""
-    job = fake.add_job(count=3)
+    """By partition; one that was replaced, or whose code is unknown (-1), does not count; what is too large is 255."""
+    job = fake.add_job(count=4)
     fake.set_execution(fake.place(job, partition=0), ComputeStateType.FAILED, "node lost")
     fake.finish(fake.place(job, partition=0))
-    fake.finish(fake.place(job, partition=2), exit_code=7)
     fake.finish(fake.place(job, partition=1), exit_code=-1)
+    fake.finish(fake.place(job, partition=3), exit_code=7)
+    fake.finish(fake.place(job, partition=2), exit_code=0xFFFF_FFFF)
 
     (update,) = [update async for update in watch_job(fake.client(), job)]
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 import pytest
 
 from bacalhau_protocol import errors
-from bacalhau_protocol.api import tokens
+from bacalhau_protocol.api import subjects, tokens
 from bacalhau_protocol.api.tokens import JoinToken, Ticket, TicketSigner
 
 SIGNER = TicketSigner(b"\1" * 32)
@@ -31,6 +33,25 @@ def test_a_secret_tells_its_identity() -> None:
     assert len(secret) == len("node_1-a.") + 43
     assert tokens.hash_secret(secret) != tokens.hash_secret(secret + "x")
     assert tokens.identity_of("just a password") == ""
+
+
+def test_any_namespace_is_one_token_of_its_own() -> None:
+    """What is no token is encoded, within the limit, and texts that begin alike stay apart."""
+    texts = [
+        "default",
+        "a.b",
+        "ä",
+        "x" * 65,
+        "a." + "x" * 28,
+        "a." + "x" * 29,
+        "a." + "x" * 500,
+        "a." + "x" * 499 + "y",
+    ]
+    encoded = [subjects.encode_token(text) for text in texts]
+
+    assert encoded[:2] == ["default", "=612e62"]
+    assert len(set(encoded)) == len(texts)
+    assert all(re.fullmatch(r"=?[A-Za-z0-9_=-]{1,64}", token) and len(token) <= 64 for token in encoded)
 
 
 @pytest.mark.parametrize("identity", ["", "a.b", "a b", "*", ">", "x" * 65, "ä"])

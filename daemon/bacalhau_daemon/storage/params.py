@@ -1,11 +1,11 @@
-"""Reading the parameters of a source or a publisher: names compare without case, unknown ones are named.
+"""Reading the parameters of a source or a publisher: names compare without case, unknown ones are ignored.
 
-`read` never raises: it returns what is wrong in words, so that `check` can list everything at once.
+As Bacalhau ignores them; whoever submits the job has been warned (`models.params`). `read` never raises: it returns what
+is wrong in words, so that `check` can list everything at once.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,10 +20,8 @@ def read(config: SpecConfig, names: Sequence[str]) -> tuple[dict[str, Any], list
     for key, value in config.values.items():
         name = spelled.get(key.lower())
         if name is None:
-            near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
-            allowed = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names) or 'none'}"
-            problems.append(f"{config.type}: unknown parameter {key!r}; {allowed}")
-        elif name in found:
+            continue
+        if name in found:
             problems.append(f"{config.type}: parameter {name!r} is given twice")
         else:
             found[name] = value

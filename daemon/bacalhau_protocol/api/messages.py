@@ -19,7 +19,6 @@ from bacalhau_protocol.models.node import NodeState
 REQUEST_ID, DEADLINE, AT_LEAST, LOG_POSITION = "Request-Id", "Deadline", "At-Least", "Log-Position"
 ERROR, ERROR_CODE = "Nats-Service-Error", "Nats-Service-Error-Code"
 
-JOB_BYTES_MAX = 384 * 1024
 PAGE_BYTES_MAX = 256 * 1024
 PAGE_ROWS_DEFAULT, PAGE_ROWS_MAX = 100, 1000
 

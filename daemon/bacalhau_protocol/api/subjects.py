@@ -5,8 +5,11 @@ The identity is part of the subject and pinned by NATS permissions, so a subject
 
 from __future__ import annotations
 
+import hashlib
 import re
 
+TOKEN_CHARACTERS_MAX = 64
+HASH_CHARACTERS = 32
 TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 API = "bacalhau.api.v1"
@@ -50,5 +53,14 @@ def inbox_prefix(identity: str) -> str:
 
 
 def encode_token(text: str) -> str:
-    """Make one subject token of any text: itself if it is one, else `=` and its hexadecimal UTF-8, at most 64 long."""
-    return text if TOKEN.fullmatch(text) else "=" + text.encode().hex()[:63]
+    """Make one subject token of any text: itself if it is one, else `=` and its hexadecimal UTF-8, at most 64 long.
+
+    What would be longer ends with a hash of the whole text, so that texts which begin alike stay apart.
+    """
+    if TOKEN.fullmatch(text):
+        return text
+    data = text.encode()
+    if 2 * len(data) < TOKEN_CHARACTERS_MAX:
+        return f"={data.hex()}"
+    digest = hashlib.sha256(data).hexdigest()[:HASH_CHARACTERS]
+    return f"={data.hex()[: TOKEN_CHARACTERS_MAX - 2 - HASH_CHARACTERS]}={digest}"

@@ -19,6 +19,7 @@ from bacalhau_protocol.client.client import Client
 from bacalhau_protocol.client.threads import in_thread
 from bacalhau_protocol.client.transfer import Copied, NodeFiles, copy_tree
 from bacalhau_protocol.client.tree import Tree
+from bacalhau_protocol.models.execution import EXIT_CODE_UNKNOWN
 from bacalhau_protocol.models.ids import short_id
 
 EXIT_CODE_FILE = "exitCode"
@@ -269,4 +270,5 @@ def _read_exit_code(place: Path, access: m.Access) -> int | None:
     try:
         return int(place.read_text()[:_EXIT_CODE_CHARACTERS_MAX].strip())
     except (OSError, ValueError):
-        return access.exit_code if access.state == "Completed" else None
+        known = access.state == "Completed" and access.exit_code != EXIT_CODE_UNKNOWN
+        return access.exit_code if known else None

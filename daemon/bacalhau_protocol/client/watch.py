@@ -12,7 +12,7 @@ from bacalhau_protocol.api import messages as m
 from bacalhau_protocol.api import subjects
 from bacalhau_protocol.client.client import Client
 from bacalhau_protocol.client.feed import AskAgain, Changed, Feed, FeedEvent, Heard, Silent
-from bacalhau_protocol.models.execution import Execution
+from bacalhau_protocol.models.execution import EXIT_CODE_UNKNOWN, Execution
 from bacalhau_protocol.models.job import Job
 from bacalhau_protocol.models.states import ComputeStateType, DesiredStateType, JobStateType
 
@@ -57,8 +57,9 @@ class JobUpdate(msgspec.Struct, frozen=True, kw_only=True):
             return EXIT_STOPPED
         if self.state != JobStateType.COMPLETED:
             return EXIT_FAILED
-        codes = [row.exit_code for row in self.current if row.state == "Completed" and row.exit_code]
-        return _as_status(codes[0]) if codes else 0
+        codes = [row.exit_code for row in self.current if row.state == "Completed"]
+        failures = [code for code in codes if code not in (0, EXIT_CODE_UNKNOWN)]
+        return _as_status(failures[0]) if failures else 0
 
 
 def _as_status(code: int) -> int:

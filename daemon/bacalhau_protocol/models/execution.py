@@ -8,6 +8,10 @@ from bacalhau_protocol.models.job import Job, SpecConfig
 from bacalhau_protocol.models.resources import AllocatedResources
 from bacalhau_protocol.models.states import ComputeState, DesiredState
 
+EXIT_CODE_UNKNOWN = -1
+"""Of a completed execution: its node did not learn the code. Bacalhau 1.9 reports it of every wasm module that returns
+without calling `proc_exit`; nobody can act on it, so it is shown as unknown and does not fail who waits."""
+
 
 class RunOutput(msgspec.Struct, frozen=True):
     """The first 2 KiB of each stream, and the exit code. A non-empty `error_message` means it could not run."""
