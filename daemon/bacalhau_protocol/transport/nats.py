@@ -30,7 +30,6 @@ from bacalhau_protocol.transport.settings import (
     tls_context,
 )
 
-CONNECT_TIMEOUT_S = 5.0
 CLOSE_TIMEOUT_S = 1.0
 NO_RESPONDERS = "503"
 
@@ -115,9 +114,9 @@ class NatsBus:
         if self.connected:
             with contextlib.suppress(errors.Unavailable):
                 await self.flush(CLOSE_TIMEOUT_S)
-        if runner is not None:
+        while runner is not None and not runner.done():  # nats-py swallows a cancellation now and then
             runner.cancel()
-            await asyncio.wait({runner})
+            await asyncio.wait({runner}, timeout=CLOSE_TIMEOUT_S)
         if self._tasks:
             _, late = await asyncio.wait(list(self._tasks), timeout=CLOSE_TIMEOUT_S)
             for task in late:
@@ -161,9 +160,10 @@ class NatsBus:
         if not is_subject(subject) or (queue and not is_subject(queue)):
             raise errors.UsageError(f"not a subject of NATS: {subject!r} {queue!r}")
         subscription = NatsSubscription(subject, queue, callback, self.report, self._forget)
-        if self._wire is not None:
-            subscription.begin(self._wire)
         self._subscriptions.append(subscription)
+        if self._wire is not None:
+            with contextlib.suppress(errors.Unavailable):  # when the link ends just now, the next life subscribes
+                subscription.begin(self._wire)
         return subscription
 
     def inbox(self) -> str:
@@ -172,13 +172,7 @@ class NatsBus:
 
     async def flush(self, timeout_s: float = 5.0) -> None:
         """Wait until the server has seen everything sent so far. Raises `Unavailable`."""
-        pong = self._live().ping()
-        try:
-            async with asyncio.timeout(timeout_s):
-                seen = await pong
-        except TimeoutError as error:
-            raise self._down() from error
-        if not seen:
+        if not await self._live().flush(timeout_s):
             raise self._down()
 
     # ── lives ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -186,7 +180,7 @@ class NatsBus:
     async def _run(self) -> None:
         """Live one life after another."""
         failures = refusals = 0
-        while True:
+        while self._runner is not None:
             try:
                 wire = await self._connect()
             except errors.BacalhauError as error:
@@ -199,6 +193,8 @@ class NatsBus:
             try:
                 self._begin_life(wire)
                 await self._ended.wait()
+            except errors.Unavailable:  # it has ended while it began
+                pass
             finally:
                 self._end_of_life(wire)
 
@@ -246,12 +242,7 @@ class NatsBus:
             ended = asyncio.Event()
             wire = Wire(settings.place, self._complaint, ended.set)
             try:
-                async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                    await wire.open(server, context, settings.login(server))
-            except TimeoutError as error:
-                words = WireError(f"no answer within {CONNECT_TIMEOUT_S:g} s")
-                failed = refusal(words, settings, greeted=wire.greeted)
-                failed.__cause__ = error
+                await wire.open(server, context, settings.login(server))
             except (WireError, OSError) as error:
                 failed = refusal(error, settings, greeted=wire.greeted)
                 failed.__cause__ = error
@@ -288,13 +279,14 @@ class NatsBus:
             self.report(errors.Unavailable(words, place=self.settings.place))
             return
         verb, subject = ("publish to" if refused[1].lower() == "publish" else "listen to"), refused[2]
-        about = [future for future, asked in self._waiting.values() if asked == subject]
+        # nats-py hands the text over in lower case, so the request that it is about knows better.
+        about = [waiting for waiting in self._waiting.values() if waiting[1].lower() == subject]
         forbidden = errors.Forbidden(
-            f"{self.settings.identity!r} may not {verb} {subject}",
+            f"{self.settings.identity!r} may not {verb} {about[0][1] if about else subject}",
             place=self.settings.place,
             hint="the role of this credential does not include it",
         )
-        for future in about:
+        for future, _ in about:
             if not future.done():
                 future.set_exception(forbidden)
         if not about:

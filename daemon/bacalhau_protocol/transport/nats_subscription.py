@@ -6,6 +6,8 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 
+from nats.aio.subscription import Subscription
+
 from bacalhau_protocol import errors
 from bacalhau_protocol.transport.base import Callback, Message
 from bacalhau_protocol.transport.nats_wire import Wire
@@ -28,7 +30,7 @@ class NatsSubscription:
         self.subject, self.queue = subject, queue
         self._callback, self._report, self._forget = callback, report, forget
         self._wire: Wire | None = None
-        self._number = b""
+        self._current: Subscription | None = None
         self._unread: deque[Message] = deque()
         self._unread_bytes = 0
         self._task: asyncio.Task[None] | None = None
@@ -36,7 +38,7 @@ class NatsSubscription:
 
     def begin(self, wire: Wire) -> None:
         """Subscribe in a new life."""
-        self._wire, self._number = wire, wire.subscribe(self.subject, self.queue, self.deliver)
+        self._wire, self._current = wire, wire.subscribe(self.subject, self.queue, self.deliver)
 
     def deliver(self, message: Message) -> None:
         """Hand a message over, now if nothing is in hand."""
@@ -87,5 +89,5 @@ class NatsSubscription:
         """Stop; the message that is being handled now is still handled."""
         self._over = True
         self._forget(self)
-        if self._wire is not None:
-            self._wire.unsubscribe(self._number)
+        if self._wire is not None and self._current is not None:
+            self._wire.unsubscribe(self._current)

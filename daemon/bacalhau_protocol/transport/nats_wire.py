@@ -1,285 +1,203 @@
-"""One connection to a NATS server: its text protocol, as callbacks of the event loop.
+"""One connection to a NATS server: a client of nats-py that lives once and never reconnects.
 
-Messages are handed over as they are parsed, in the turn of the loop that read them, and all that is sent in one turn
-leaves in one write: no task, no queue and no hop in between (measured in `docs/decisions/0024`). A connection is one
-life: when it has ended, what it had not yet sent is gone, and `ended` has been called, once.
+The only module that imports nats-py; import it late, it is heavy. Messages are handed over as nats-py's own task for
+the subscription reads them, and sending waits for nothing: what one turn of the loop sends leaves in one write. What
+nats-py does not tell is watched: its callbacks are missed now and then, so the state of the connection is polled, and
+a frozen server is noticed by pings. When a connection has ended, what it had not yet sent is gone, and `ended` has
+been called, once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
-from collections import deque
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
-import msgspec
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from bacalhau_protocol import errors
 from bacalhau_protocol.transport.base import Message
-from bacalhau_protocol.transport.settings import Server, WireError, headers_bytes, is_subject
+from bacalhau_protocol.transport.settings import Server, WireError, headers_size
 
-PING_INTERVAL_S, PINGS_OUTSTANDING_MAX = 5.0, 2
+PING_INTERVAL_S, PINGS_OUTSTANDING_MAX = 5, 2
+CONNECT_TIMEOUT_S, CLOSE_TIMEOUT_S = 5, 1
+POLL_S = 0.1
 PENDING_BYTES_MAX = 16 * 1024 * 1024  # not yet written to the socket; more means that the link does not keep up
-READ_AT_ONCE_BYTES = 64 * 1024  # after so much others have their turn: uvloop would read 32 times as much in one
-LINE_BYTES_MAX = 64 * 1024  # of the server's own lines, INFO above all
-HEADER_LINE = b"NATS/1.0"
-MESSAGES = frozenset({b"MSG", b"HMSG"})
-STAYS = ("permissions violation", "invalid subject", "invalid publish subject")
-"""How complaints begin after which the server does not close the connection."""
+UNREAD_MESSAGES_MAX = 64 * 1024  # what comes above is dropped and reported
+UNREAD_BYTES_MAX = 64 * 1024 * 1024
 
 Deliver = Callable[[Message], None]
+T = TypeVar("T")
 
 
-class Info(msgspec.Struct, frozen=True):
-    """What we need of the server's greeting."""
-
-    max_payload: int = 1024 * 1024
-    tls_required: bool = False
-    tls_available: bool = False
-
-
-class Wire(asyncio.Protocol):
-    """See above. `complained` gets what the server says is wrong, in its words."""
+class Wire:
+    """See above. `complained` gets what the server or the client says is wrong, in its words."""
 
     def __init__(self, place: str, complained: Callable[[str], None], ended: Callable[[], None]) -> None:
-        self.place = place  # of the server, for errors
+        self.place = place
         self._complained, self._ended = complained, ended
-        self._loop = asyncio.get_running_loop()
-        self.connected = False  # logged in, and not ended
-        self.error: Exception | None = None  # why it ended
-        self.greeted = False  # the server has said who it is
-        self._info: asyncio.Future[Info] = self._loop.create_future()
-        self._max_payload = 0
-        self._transport: asyncio.Transport
-        self._unsent: list[bytes] = []
-        self._unsent_bytes = self._backlog_bytes = 0  # the latter: handed to the transport, as of the last write
-        self._parts: list[bytes] = []  # read and not yet parsed
-        self._part_bytes = self._needed_bytes = 0
-        self._subscriptions: dict[bytes, Deliver] = {}
-        self._numbers = 0
-        self._pongs: deque[asyncio.Future[bool]] = deque()  # of pings that are out
-        self._beat: asyncio.TimerHandle | None = None
+        self._client = Client()
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._seen: list[Exception] = []  # while connecting nats-py keeps the reason to itself
+        self._poll: asyncio.TimerHandle | None = None
+        self._abandoning: asyncio.Task[None] | None = None
 
     # ── a life ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def open(self, server: Server, context: ssl.SSLContext | None, login: dict[str, Any]) -> None:
         """Connect and log in. Raises `OSError`, `ssl.SSLError` or `WireError`, in the server's words if it has any."""
         try:
-            await self._loop.create_connection(lambda: self, server.host, server.port)
-            info = await self._info
-            if info.tls_required or server.tls or context is not None:
-                await self._secure(server, info, context)
-            self._write(b"CONNECT " + msgspec.json.encode(login) + b"\r\n")
-            if not await self.ping():
-                raise self.error or WireError("the server went away")
+            await self._client.connect(
+                server.url,
+                error_cb=self._on_error,
+                closed_cb=self._on_closed,
+                allow_reconnect=False,
+                max_reconnect_attempts=1,
+                reconnect_time_wait=0,
+                connect_timeout=CONNECT_TIMEOUT_S,
+                ping_interval=PING_INTERVAL_S,
+                max_outstanding_pings=PINGS_OUTSTANDING_MAX,
+                pending_size=0,
+                tls=context,
+                **login,
+            )
+        except (nats.errors.Error, OSError) as error:
+            self.abort()
+            raise _plain(self._seen[-1] if self._seen else error) from error
         except BaseException:
             self.abort()
             raise
-        self.connected = True
-        self._beat = self._loop.call_later(PING_INTERVAL_S, self._on_beat)
+        self._poll = asyncio.get_running_loop().call_later(POLL_S, self._look)
 
-    async def _secure(self, server: Server, info: Info, context: ssl.SSLContext | None) -> None:
-        if not (info.tls_required or info.tls_available):
-            raise ssl.SSLError("the server does not speak TLS")
-        secured = await self._loop.start_tls(
-            self._transport, self, context or ssl.create_default_context(), server_hostname=server.host
-        )
-        self._transport = cast("asyncio.Transport", secured)
+    @property
+    def connected(self) -> bool:
+        """Logged in, and not ended."""
+        return self._client.is_connected and not self._over.done()
 
-    def close(self) -> None:
-        """End it after what was sent has been written."""
-        self._flush()
-        self._transport.close()
+    @property
+    def greeted(self) -> bool:
+        """Whether the server has said who it is."""
+        return self._client.client_id is not None
 
-    def abort(self, error: Exception | None = None) -> None:
+    @property
+    def error(self) -> Exception | None:
+        """Why it ended."""
+        return _plain(self._client.last_error) if self._client.last_error is not None else None
+
+    def abort(self) -> None:
         """End it now; what was not written is dropped."""
-        self.error = self.error or error
-        self.connected = False
-        self._unsent.clear()
-        if hasattr(self, "_transport"):
-            self._transport.abort()
+        self._end()
+        if self._abandoning is None:
+            self._abandoning = asyncio.create_task(_abandon(self._client))
 
-    def ping(self) -> asyncio.Future[bool]:
-        """Ask the server to answer; True once it has seen everything before, False when the connection has ended."""
-        pong: asyncio.Future[bool] = self._loop.create_future()
-        if self._transport.is_closing():
-            pong.set_result(False)
-            return pong
-        self._pongs.append(pong)
-        self._write(b"PING\r\n")
-        return pong
+    async def flush(self, timeout_s: float) -> bool:
+        """Wait until the server has seen everything before; False when the connection has ended or time is over."""
+        flushed = asyncio.create_task(self._client.flush(timeout_s))  # type: ignore[arg-type]  # any number will do
+        try:
+            await asyncio.wait({flushed, self._over}, return_when=asyncio.FIRST_COMPLETED)
+            return flushed.done() and flushed.exception() is None
+        finally:
+            flushed.cancel()
 
-    def _on_beat(self) -> None:
-        if len(self._pongs) > PINGS_OUTSTANDING_MAX:
-            self.abort(WireError("the server does not answer"))
-            return
-        self.ping()
-        self._beat = self._loop.call_later(PING_INTERVAL_S, self._on_beat)
+    def _look(self) -> None:
+        if self._client.is_connected:
+            self._poll = asyncio.get_running_loop().call_later(POLL_S, self._look)
+        else:
+            self._end()
 
-    # ── sending ───────────────────────────────────────────────────────────────────────────────────────────────────
+    def _end(self) -> None:
+        if self._poll is not None:
+            self._poll.cancel()
+        if not self._over.done():
+            self._over.set_result(None)
+            self._ended()
+
+    async def _on_closed(self) -> None:
+        self._end()
+
+    async def _on_error(self, error: Exception) -> None:
+        self._seen.append(error)
+        if self.connected:
+            self._seen.clear()
+            if not isinstance(error, nats.errors.UnexpectedEOF):
+                self._complained(_words(error))
+
+    # ── messages ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def publish(self, subject: str, data: bytes, reply: str, headers: dict[str, str] | None) -> None:
         """Send. Raises `UsageError` for what NATS cannot carry and `Unavailable` when the link does not keep up."""
-        if not is_subject(subject) or (reply and not is_subject(reply)):
-            raise errors.UsageError(f"not a subject of NATS: {subject!r} {reply!r}")
-        block = headers_bytes(headers) if headers else b""
-        size_bytes = len(block) + len(data)
-        if size_bytes > self._max_payload:
+        client = self._client
+        size_bytes = len(data) + headers_size(headers) if headers else len(data)
+        if size_bytes > client.max_payload:
             raise errors.UsageError(
-                f"a message of {size_bytes} bytes with its headers is over the limit of {self._max_payload}",
+                f"a message of {size_bytes} bytes with its headers is over the limit of {client.max_payload}",
                 place=subject,
             )
-        if self._unsent_bytes + self._backlog_bytes > PENDING_BYTES_MAX and self._clogged():
+        if client.pending_data_size > PENDING_BYTES_MAX:
             raise errors.Unavailable("the link does not keep up", place=self.place)
-        if block:
-            self._write(f"HPUB {subject} {reply} {len(block)} {size_bytes}\r\n".encode(), block, data, b"\r\n")
-        else:
-            self._write(f"PUB {subject} {reply} {size_bytes}\r\n".encode(), data, b"\r\n")
-
-    def _clogged(self) -> bool:
-        self._backlog_bytes = self._transport.get_write_buffer_size()
-        return self._unsent_bytes + self._backlog_bytes > PENDING_BYTES_MAX
-
-    def subscribe(self, subject: str, queue: str, deliver: Deliver) -> bytes:
-        """Listen; return the number of the subscription."""
-        self._numbers += 1
-        number = b"%d" % self._numbers
-        self._subscriptions[number] = deliver
-        self._write(f"SUB {subject} {queue} ".encode() + number + b"\r\n")
-        return number
-
-    def unsubscribe(self, number: bytes) -> None:
-        """Listen no more."""
-        if self._subscriptions.pop(number, None) is not None and not self._transport.is_closing():
-            self._write(b"UNSUB " + number + b"\r\n")
-
-    def _write(self, *parts: bytes) -> None:
-        if not self._unsent:
-            self._loop.call_soon(self._flush)
-        self._unsent += parts
-        self._unsent_bytes += sum(map(len, parts))
-
-    def _flush(self) -> None:
-        unsent, self._unsent, self._unsent_bytes = self._unsent, [], 0
-        if unsent and not self._transport.is_closing():
-            self._transport.write(b"".join(unsent))
-            self._backlog_bytes = self._transport.get_write_buffer_size()
-
-    # ── receiving ─────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """See `asyncio.Protocol`."""
-        self._transport = cast("asyncio.Transport", transport)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """See `asyncio.Protocol`."""
-        self.connected = False
-        self.error = self.error or exc
-        if self._beat is not None:
-            self._beat.cancel()
-        if not self._info.done():
-            self._info.set_exception(self.error or WireError("the server went away"))
-        for pong in self._pongs:
-            if not pong.done():
-                pong.set_result(False)
-        self._ended()
-
-    def data_received(self, data: bytes) -> None:
-        """See `asyncio.Protocol`."""
-        self._parts.append(data)
-        self._part_bytes += len(data)
-        if self._part_bytes < self._needed_bytes:
-            return
-        whole = data if len(self._parts) == 1 else b"".join(self._parts)
         try:
-            done = self._parse(whole)
-        except (ValueError, LookupError, msgspec.MsgspecError) as error:
-            self.abort(WireError(f"the server does not speak NATS: {error!r}"))
-            return
-        rest = whole[done:]
-        self._parts, self._part_bytes = ([rest], len(rest)) if rest else ([], 0)
-        if len(data) >= READ_AT_ONCE_BYTES and not self._transport.is_closing():
-            self._transport.pause_reading()
-            self._loop.call_soon(self._read_on)
+            _at_once(client.publish(subject, data, reply, headers))
+        except (nats.errors.BadSubjectError, nats.errors.BadHeaderError) as error:
+            raise errors.UsageError(f"not a subject or header of NATS: {error}", place=subject) from error
+        except (nats.errors.Error, OSError) as error:
+            raise errors.Unavailable(f"no connection: {_words(error)}", place=self.place) from error
 
-    def _read_on(self) -> None:
-        if not self._transport.is_closing():
-            self._transport.resume_reading()
+    def subscribe(self, subject: str, queue: str, deliver: Deliver) -> Subscription:
+        """Listen. Raises `UsageError` for what is no subject, `Unavailable` when the connection has ended."""
 
-    def _parse(self, whole: bytes) -> int:
-        """Handle every complete command; return where the incomplete one begins."""
-        at, end, self._needed_bytes = 0, len(whole), 0
-        while at < end:
-            eol = whole.find(b"\r\n", at)
-            if eol < 0:
-                if end - at > LINE_BYTES_MAX:
-                    raise ValueError("a line without an end")
-                break
-            words = whole[at:eol].split(b" ")
-            kind = words[0]
-            if kind in MESSAGES:
-                start = eol + 2
-                stop = start + int(words[-1])
-                if stop + 2 > end:
-                    self._needed_bytes = stop + 2 - at
-                    break
-                self._message(words, whole[start:stop])
-                at = stop + 2
-            else:
-                self._command(kind, whole[at:eol])
-                at = eol + 2
-        return at
+        async def hand_over(msg: Msg) -> None:
+            deliver(Message(msg.subject, msg.data, msg.reply, msg.headers))
 
-    def _message(self, words: list[bytes], payload: bytes) -> None:
-        deliver = self._subscriptions.get(words[2])
-        if deliver is None:  # unsubscribed just now
-            return
-        headers = None
-        fields = 4
-        if words[0] == b"HMSG":
-            fields = 5
-            size = int(words[-2])
-            headers, payload = read_headers(payload[:size]), payload[size:]
-        reply = words[3].decode() if len(words) > fields else ""
-        deliver(Message(words[1].decode(), payload, reply, headers))
+        try:
+            return _at_once(
+                self._client.subscribe(
+                    subject,
+                    queue,
+                    cb=hand_over,
+                    pending_msgs_limit=UNREAD_MESSAGES_MAX,
+                    pending_bytes_limit=UNREAD_BYTES_MAX,
+                )
+            )
+        except nats.errors.BadSubjectError as error:
+            raise errors.UsageError(f"not a subject of NATS: {error}", place=subject) from error
+        except (nats.errors.Error, OSError) as error:
+            raise errors.Unavailable(f"no connection: {_words(error)}", place=self.place) from error
 
-    def _command(self, kind: bytes, line: bytes) -> None:
-        match kind.upper():
-            case b"PING":
-                self._write(b"PONG\r\n")
-            case b"PONG":
-                pong = self._pongs.popleft()
-                if not pong.done():
-                    pong.set_result(True)
-            case b"INFO":
-                info = msgspec.json.decode(line[5:], type=Info)
-                self._max_payload, self.greeted = info.max_payload, True
-                if not self._info.done():
-                    self._info.set_result(info)
-            case b"-ERR":
-                words = line[5:].decode(errors="replace").strip("' ")
-                if self.connected:
-                    self._complained(words)
-                if not words.lower().startswith(STAYS):
-                    self.error = self.error or WireError(words)
-            case b"+OK":
-                pass
-            case _:
-                raise ValueError(line[:100])
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """Listen no more."""
+        with contextlib.suppress(nats.errors.Error, OSError):
+            _at_once(subscription.unsubscribe())
 
 
-def read_headers(block: bytes) -> dict[str, str] | None:
-    """Return the headers of a message; `Status` and `Description` are the server's own word in the first line."""
-    first, _, lines = block.partition(b"\r\n")
-    headers = {}
-    status = first.removeprefix(HEADER_LINE).strip().decode(errors="replace")
-    if status:
-        headers["Status"], _, description = status.partition(" ")
-        if description:
-            headers["Description"] = description
-    for line in lines.split(b"\r\n"):
-        name, colon, value = line.partition(b":")
-        if colon:
-            headers[name.strip().decode(errors="replace")] = value.strip().decode(errors="replace")
-    return headers or None
+def _at_once(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine of nats-py's that has nothing to wait for: these only add to what its own task writes."""
+    try:
+        work.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    work.close()
+    raise ConnectionError("the client does not write any more")
+
+
+async def _abandon(client: Client) -> None:
+    """Close a client whose life is over without sending what it still holds, and without waiting for a dead peer."""
+    client._pending.clear()
+    client._pending_data_size = 0
+    with contextlib.suppress(nats.errors.Error, OSError, TimeoutError, RuntimeError):
+        await asyncio.wait_for(client.close(), CLOSE_TIMEOUT_S)
+
+
+def _plain(error: Exception) -> Exception:
+    """Return what nats-py raises as an error of ours; what the system raised stays as it is."""
+    ours = isinstance(error, nats.errors.Error) or not isinstance(error, OSError)
+    return WireError(_words(error)) if ours else error
+
+
+def _words(error: Exception) -> str:
+    return str(error).removeprefix("nats: ").strip("'") or type(error).__name__

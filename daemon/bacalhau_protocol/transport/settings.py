@@ -47,18 +47,9 @@ class NatsSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     def login(self, server: Server) -> dict[str, Any]:
         """Return what the server is told of us. A token in its address counts if there is no other."""
-        secret = {"user": self.user, "pass": self.token} if self.user else {"auth_token": self.token or server.token}
-        return {
-            "name": self.identity,
-            **{name: value for name, value in secret.items() if value},
-            "lang": "python",
-            "version": "1",
-            "protocol": 1,
-            "verbose": False,
-            "pedantic": False,
-            "headers": True,
-            "no_responders": True,
-        }
+        if self.user:
+            return {"name": self.identity, "user": self.user, "password": self.token}
+        return {"name": self.identity, "token": self.token or server.token or None}
 
 
 class Server(msgspec.Struct, frozen=True):
@@ -68,6 +59,11 @@ class Server(msgspec.Struct, frozen=True):
     port: int
     tls: bool = False  # asked for by the address; a server that demands it gets it anyway
     token: str = ""
+
+    @property
+    def url(self) -> str:
+        """The address for nats-py, without a secret."""
+        return f"{'tls' if self.tls else 'nats'}://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
 
 class WireError(Exception):
@@ -127,21 +123,11 @@ def retry_wait_s(failures: int) -> float:
     return random.uniform(RETRY_MIN_S, min(RETRY_MAX_S, RETRY_MIN_S * 2 ** min(failures, 10)))
 
 
+def headers_size(headers: dict[str, str]) -> int:
+    """Return the bytes that headers take on the wire, counted generously."""
+    return 16 + sum(len(name) + len(value.encode()) + 4 for name, value in headers.items())
+
+
 def is_subject(text: str) -> bool:
-    """Whether a text can be a subject: blanks and control characters would end it, and begin another command."""
-    return text.isprintable() and " " not in text and text != ""
-
-
-_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_NO_NEWLINES = str.maketrans({"\r": " ", "\n": " "})
-
-
-def headers_bytes(headers: dict[str, str]) -> bytes:
-    """Return headers as they stand before a message's data. Raises `UsageError` for a name that cannot be one."""
-    lines = ["NATS/1.0\r\n"]
-    for name, value in headers.items():
-        if not _HEADER_NAME.fullmatch(name):
-            raise errors.UsageError(f"not a header of NATS: {name!r}")
-        lines.append(f"{name}: {value.strip().translate(_NO_NEWLINES)}\r\n")
-    lines.append("\r\n")
-    return "".join(lines).encode()
+    """Whether a text can be a subject: tokens without blanks and control characters, with dots between."""
+    return all(token and token.isprintable() and " " not in token for token in text.split("."))
