@@ -53,6 +53,17 @@ def test_a_job_runs_from_submission_to_completion_in_three_records() -> None:
     assert world.log.last() - before == 3
 
 
+def test_equal_jobs_have_ids_and_names_of_their_own() -> None:
+    """What is kept of the first for those like it is all but that."""
+    world = world_of("n-1")
+    first, second, named = (world.submit(job) for job in (a_job(), a_job(), a_job("named")))
+    specs = [next(one.spec for one in world.rows.jobs.values() if one.id == job) for job in (first, second, named)]
+
+    assert [(spec.id, spec.name) for spec in specs] == [(first, first), (second, second), (named, "named")]
+    assert first != second
+    assert specs[0].tasks == specs[1].tasks == specs[2].tasks
+
+
 def test_what_a_node_is_offered_is_a_whole_execution() -> None:
     """Desired state Pending, compute state New, the job with its id and version."""
     world = world_of("n-1")

@@ -18,6 +18,7 @@ from bacalhau_daemon.core.state import JobState
 from bacalhau_daemon.core.timers import Timers
 from bacalhau_protocol.api.messages import Phase
 from bacalhau_protocol.models import ids
+from bacalhau_protocol.models.submission import Prepared
 
 EXPLANATION_NS = SECOND
 EXPLANATIONS_MAX = 256
@@ -69,6 +70,7 @@ class Context:
         self.beats: dict[str, int] = {}  # node → when its last heartbeat came
         self.heard: dict[str, Heard] = {}  # by execution id
         self.returning: dict[str, int] = {}  # node → until when its reports are awaited before lost work is replaced
+        self.prepared: dict[bytes, Prepared] = {}  # what was made of jobs without a name, by what was submitted
         self.woken: list[Reconcile] = []  # jobs that a decision wants looked at
         self._unplaced: dict[tuple[Need, int], tuple[int, Unplaced]] = {}  # of this moment
         self._needs: dict[int, tuple[int, Need]] = {}  # j → version and need
