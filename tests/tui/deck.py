@@ -49,6 +49,7 @@ _NAMES = {
     "<": "less_than_sign",
     ">": "greater_than_sign",
     "*": "asterisk",
+    "+": "plus",
 }
 
 
