@@ -10,8 +10,8 @@ import asyncio
 import time
 from collections.abc import Callable
 
-BYTES_PER_S = 4_500
-BURST_BYTES = 12_000
+BYTES_PER_S = 4_000
+BURST_BYTES = 8_000
 """The budget when nothing was written for a while: a full screen, so that what was opened comes at once."""
 
 WAIT_MAX_S = 2.0

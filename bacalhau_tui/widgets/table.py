@@ -131,7 +131,8 @@ class Table(Lines):
     def summary(self) -> str:
         """Return the counts and what is left out, in words."""
         shown, total = len(self.view.ids), self.view.total
-        parts = [count(total) if shown == total else f"{count(shown)} of {count(total)}"]
+        fewer = self.problems_only or bool(self.view.filter.text)
+        parts = [f"{count(shown)} of {count(total)}" if fewer else count(total)]
         if self.view.table.dropped:
             parts.append(f"{count(self.view.table.dropped)} older ones left out")
         if self.marked:
