@@ -115,6 +115,7 @@ class Host:
         self._foreign: ForeignLogs | None = None
         self._limits = retention.Limits(settings.compute.results_keep_s, settings.compute.results_bytes_max)
         self._full = ""
+        self._swept: set[str] = set()  # engines that have removed what earlier daemons left
 
     async def start(self, bus: Bus, bulk: Bus, welcomed: Callable[[str], None]) -> Node:
         """Measure the machine, read the journal and put the node together; it works once the link stands."""
@@ -244,6 +245,7 @@ class Host:
             if now - polled_at > POLL_S:
                 polled_at = now
                 changed |= await self.plugins.poll()
+                await self._sweep(frozenset((run.id, run.attempt) for run in node.machine.state.runs.values()))
             if changed:
                 self._tell(node)
             await asyncio.sleep(DISK_EVERY_S)
@@ -271,8 +273,9 @@ class Host:
             log.info("results.removed", executions=len(gone), oldest=gone[0])
 
     async def _sweep(self, keep: frozenset[tuple[str, int]]) -> None:
+        """Have each engine remove leftovers once: at the start, or when it can work for the first time."""
         for name, engine in self.plugins.engines.members.items():
-            if not self.plugins.engines.abilities[name].available:
+            if name in self._swept or not self.plugins.engines.abilities[name].available:
                 continue
             try:
                 async with asyncio.timeout(SWEEP_TIMEOUT_S):
@@ -280,6 +283,7 @@ class Host:
             except Exception as error:
                 log.warning("engine.not_swept", engine=name, error=repr(error))
             else:
+                self._swept.add(name)
                 if swept:
                     log.info("engine.swept", engine=name, removed=swept)
 
