@@ -290,8 +290,9 @@ class ClusterApp(App[int], inherit_bindings=False):
 
     def open_list(self, name: str, filter_text: str = "") -> None:
         """Show a list, filtered. Raises `FilterError` when the filter cannot be understood."""
+        from bacalhau_tui.data.node_table import NODES  # noqa: PLC0415
         from bacalhau_tui.data.query import parse_filter  # noqa: PLC0415
-        from bacalhau_tui.data.tables import JOBS, NODES  # noqa: PLC0415
+        from bacalhau_tui.data.tables import JOBS  # noqa: PLC0415
         from bacalhau_tui.screens.lists import ListScreen  # noqa: PLC0415
 
         layout = JOBS if name == "jobs" else NODES

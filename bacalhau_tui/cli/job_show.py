@@ -17,7 +17,8 @@ from bacalhau_tui.cli.context import Context
 from bacalhau_tui.cli.lazy import command, job_argument, namespace_option
 from bacalhau_tui.cli.output import Head, Output
 from bacalhau_tui.data import format as fmt
-from bacalhau_tui.data.tables import EXECUTIONS, JOBS, labels_text
+from bacalhau_tui.data.node_table import labels_text
+from bacalhau_tui.data.tables import EXECUTIONS, JOBS
 
 STATES = ["Pending", "Queued", "Running", "Completed", "Failed", "Stopped"]
 

@@ -16,7 +16,8 @@ from bacalhau_tui.cli.lazy import command
 from bacalhau_tui.cli.output import Output
 from bacalhau_tui.cli.parsing import duration_s
 from bacalhau_tui.data import format as fmt
-from bacalhau_tui.data.tables import EXECUTIONS, NODES, labels_text, node_state
+from bacalhau_tui.data.node_table import NODES, labels_text, node_state
+from bacalhau_tui.data.tables import EXECUTIONS
 
 
 @command("list")

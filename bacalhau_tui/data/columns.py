@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from bacalhau_tui.data import format as fmt
-from bacalhau_tui.data.query import Field
+from bacalhau_tui.data.query import Field, Measure
 
 Row = TypeVar("Row")
 
@@ -46,6 +46,8 @@ class Layout(msgspec.Struct, Generic[Row], frozen=True, kw_only=True):
     order: str  # key of a column
     reverse: bool = False
     problem: Callable[[Row], bool] = lambda row: False  # whether a person should look at this row
+    state: Callable[[Row], str] = lambda row: ""  # what rows are counted by
+    counted: tuple[str, ...] = ()  # states whose counts stand over the list, in this order
 
     def column(self, key: str) -> Column[Row] | None:
         """Return a column by its key."""
@@ -57,3 +59,35 @@ def widths(columns: Iterable[Column[Any]], room: int, *, gap: int = 2) -> list[i
     columns = list(columns)
     fixed = sum(column.width for column in columns) + gap * (len(columns) - 1)
     return [column.width + (max(0, room - fixed) if column.flexible else 0) for column in columns]
+
+
+def text_cell(get: Callable[[Row], str]) -> Callable[[Row, int], Cell]:
+    """Return what makes a cell of some text of a row, cleaned."""
+    return lambda row, now: Cell(fmt.clean(get(row)))
+
+
+def state_cell(get: Callable[[Row], str]) -> Callable[[Row, int], Cell]:
+    """Return what makes a cell of a state of a row, with its glyph."""
+
+    def cell(row: Row, now: int) -> Cell:
+        mark = fmt.mark(get(row))
+        return Cell(mark.word, mark.tone, mark.glyph, mark.ascii)
+
+    return cell
+
+
+def by(get: Callable[[Row], Any]) -> Callable[[Row, int], Any]:
+    """Return an order by something of a row."""
+    return lambda row, now: get(row)
+
+
+def field(
+    name: str, get: Callable[[Any], Any], help_text: str = "", *, measure: Measure = Measure.TEXT, prefix: bool = False
+) -> Field:
+    """Return a field of the filter language that looks at something of a row."""
+    return Field(name=name, get=lambda row, now: get(row), measure=measure, help=help_text, prefix=prefix)
+
+
+def fields_of(*fields: Field) -> dict[str, Field]:
+    """Return fields by their names."""
+    return {field.name: field for field in fields}

@@ -127,6 +127,13 @@ def share(part: int, whole: int) -> str:
     return f"{part * 100 // whole} %" if whole > 0 else ""
 
 
+def bar(part: float, whole: float, width: int) -> tuple[str, str]:
+    """Return a bar of `width` cells for a share, in line glyphs and in ASCII: what is more than nothing shows."""
+    cells = round(part * width / whole) if whole > 0 else 0
+    filled = max(0, min(width, max(cells, 1) if part > 0 else cells))
+    return "━" * filled + "─" * (width - filled), "#" * filled + "." * (width - filled)
+
+
 # ── names ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -20,17 +20,12 @@ from bacalhau_tui.data import format as fmt
 from bacalhau_tui.data.columns import Cell
 from bacalhau_tui.data.format import Tone
 from bacalhau_tui.data.history import event_text, execution_of, is_error
-from bacalhau_tui.data.tables import (
-    execution_exit,
-    execution_length_ns,
-    execution_note,
-    execution_state,
-    labels_text,
-    node_state,
-)
+from bacalhau_tui.data.node_table import capacity_bar, labels_text, node_state
+from bacalhau_tui.data.tables import execution_exit, execution_length_ns, execution_note, execution_state
 
 NODES_SHOWN_MAX = 200
 KEY_WIDTH = 12
+CAPACITY_CELLS = 20
 
 
 class PageLine(msgspec.Struct, frozen=True):
@@ -225,12 +220,12 @@ def node_page(node: NodeState, now_ns: int) -> Page:
             ("address", info.address),
         ]
     )
-    page += [PageLine(), title("CAPACITY  free of all")]
+    page += [PageLine(), title("CAPACITY")]
     for name, show in (("cpu", fmt.cores), ("memory", format_bytes), ("disk", format_bytes), ("gpu", str)):
         most, free = getattr(info.max_capacity, name), getattr(info.available_capacity, name)
         if most:
-            used = max(0, round((most - free) * 100 / most))
-            page += pairs([(name, f"{show(free)} of {show(most)}  ({used} % used)")])
+            used = f"{max(0, round((most - free) * 100 / most)):>3} % in use, {show(free)} of {show(most)} free"
+            page += pairs([(name, capacity_bar(node, name, used, CAPACITY_CELLS))])
     page += pairs([("running", str(info.running_executions)), ("queued", str(info.enqueued_executions or ""))])
     page += [PageLine(), title("ABILITIES")]
     page += pairs(

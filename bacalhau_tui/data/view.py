@@ -7,6 +7,7 @@ new order build it again.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Generic
 
@@ -47,6 +48,8 @@ class TableView(Generic[Row]):
         self._places: dict[str, int] | None = None
         self._stale = True
         self._asked_at_ns = 0
+        self._tally: dict[str, int] = {}
+        self._tallied = -1
 
     @property
     def ids(self) -> list[str]:
@@ -61,6 +64,14 @@ class TableView(Generic[Row]):
     def total(self) -> int:
         """How many rows there are without the filter."""
         return len(self.table)
+
+    def tally(self) -> dict[str, int]:
+        """Return how many rows of the table, filtered or not, are in each of the states that the layout counts."""
+        if self._tallied != self.table.revision:
+            states = Counter(self.layout.state(row) for row in self.table.rows().values())
+            self._tally = {state: states[state] for state in self.layout.counted if states[state]}
+            self._tallied = self.table.revision
+        return self._tally
 
     def place_of(self, key: str) -> int | None:
         """Return where an id stands now, or None when it does not pass the filter."""

@@ -128,6 +128,7 @@ class JobScreen(TabbedFrame, inherit_bindings=False):
         if not self._log_begun:
             self._log_begun = True
             self.detail.follow_log(self.log_of)
+        widget.ended = self.detail.log_end is not None
         widget.show(self.detail.log)
         widget.take_changes()
 
@@ -163,9 +164,8 @@ class JobScreen(TabbedFrame, inherit_bindings=False):
             case Table() as table:
                 return table.summary()
             case LogView() as log:
-                end = "" if self.detail.log_end is None else f" {self.cluster.look.dot} complete"
                 one = f"{short_id(self.log_of)} {self.cluster.look.dot} " if self.log_of else ""
-                return f"{one}{log.summary()}{end}"
+                return f"{one}{log.summary()}"
             case ResultsPane() as results:
                 return results.summary
             case _:

@@ -8,6 +8,7 @@ from typing import Any
 from textual.widget import Widget
 
 from bacalhau_tui.data.columns import Layout
+from bacalhau_tui.data.format import count, mark
 from bacalhau_tui.data.query import FilterError, split
 from bacalhau_tui.data.store import Table as Rows
 from bacalhau_tui.data.view import TableView
@@ -73,8 +74,12 @@ class ListScreen(Frame, inherit_bindings=False):
         return self.table
 
     def crumb(self) -> tuple[Sequence[Part], Sequence[Part]]:
-        """Say what list this is and how much of it is shown."""
-        return [(f" {self.NAME}  ", "lines--title"), (self.table.summary(), "")], []
+        """Say what list this is and how much of it is shown; at the right how many rows are in which state."""
+        look, tally = self.cluster.look, list[Part]()
+        for state, rows in self.table.view.tally().items():
+            shown = mark(state)
+            tally.append((f"{look.mark(shown)} {count(rows)} {shown.word.lower()}  ", shown.tone.value))
+        return [(f" {self.NAME}  ", "lines--title"), (self.table.summary(), "")], tally
 
     def update_data(self) -> None:
         """Take in what changed."""

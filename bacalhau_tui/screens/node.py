@@ -11,9 +11,10 @@ from bacalhau_protocol.api.messages import ExecutionRow
 from bacalhau_protocol.client.watch import execution_row
 from bacalhau_protocol.models.ids import short_id
 from bacalhau_tui.data.format import clean, mark
+from bacalhau_tui.data.node_table import labels_text, node_state
 from bacalhau_tui.data.pages import node_page, paragraph
 from bacalhau_tui.data.store import Table as Rows
-from bacalhau_tui.data.tables import EXECUTIONS, labels_text, node_state
+from bacalhau_tui.data.tables import EXECUTIONS
 from bacalhau_tui.data.view import TableView
 from bacalhau_tui.keymap import bindings
 from bacalhau_tui.screens.tabbed import TabbedFrame
@@ -48,7 +49,7 @@ class NodeScreen(TabbedFrame, inherit_bindings=False):
         if name == "overview":
             return PageView(cluster.look, id=name)
         view = TableView(self.executions, EXECUTIONS, cluster.pulse.wake)
-        return Table(view, cluster.look, cluster.clock, empty="nothing has run there lately", id=name)
+        return Table(view, cluster.look, cluster.clock, empty="nothing runs there now", id=name)
 
     def _reload_if_seen(self) -> None:
         if self.app.screen is self and self.cluster.session.link.writable:

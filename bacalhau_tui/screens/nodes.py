@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from textual.timer import Timer
 
-from bacalhau_tui.data.tables import NODES
+from bacalhau_tui.data.node_table import NODES
 from bacalhau_tui.keymap import bindings
 from bacalhau_tui.screens.lists import ListScreen
 from bacalhau_tui.widgets.table import Table

@@ -65,6 +65,7 @@ class LogView(Lines):
         self.following, self.wrapping, self.times = True, False, False
         self.streams = Stream.BOTH
         self.keep = ""  # only lines with this text
+        self.ended = False  # nothing will follow
         self.wanted = ""
         self.left = 0
         self._top = 0  # number of the first line
@@ -120,7 +121,7 @@ class LogView(Lines):
         if self.keep:
             parts.append(f"&{self.keep}")
         if self.following:
-            parts.append("following")
+            parts.append("ended" if self.ended else "following")
         elif buffer.end > self._seen_end:
             parts.append(f"{count(buffer.end - self._seen_end)} new below")
         return f" {self.look.dot} ".join(parts)

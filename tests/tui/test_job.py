@@ -77,7 +77,7 @@ async def test_logs_of_all_executions_are_merged_and_followed(fake: FakeOrchestr
     jobs = a_day(fake)
     async with running(fake, tmp_path) as deck:
         await open_job(deck, "done", "logs")
-        await deck.shows("line 2 of 0", "line 2 of 1", "!careful", "6 lines", "complete")
+        await deck.shows("line 2 of 0", "line 2 of 1", "!careful", "6 lines", "ended")
         await deck.press("i", "i")
         await deck.shows("2 lines of 6")
         assert "line 2" not in deck.text

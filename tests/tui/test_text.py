@@ -18,7 +18,8 @@ from bacalhau_protocol.models.states import JobStateType
 from bacalhau_tui import clipboard
 from bacalhau_tui.data.format import clean, cut
 from bacalhau_tui.data.history import HISTORY
-from bacalhau_tui.data.tables import EXECUTIONS, JOBS, NODES
+from bacalhau_tui.data.node_table import NODES
+from bacalhau_tui.data.tables import EXECUTIONS, JOBS
 from bacalhau_tui.widgets.page import wrapped, yaml_page
 from tests.tui.deck import Deck, a_job, running
 

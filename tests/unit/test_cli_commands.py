@@ -414,7 +414,7 @@ def test_nodes(cli: Cli) -> None:
     cli.world = lambda fake: fake.add_node("n-1", zone="a")
 
     listed = cli("node", "list").out.splitlines()
-    assert listed[0].split() == ["ID", "STATE", "CPU", "MEMORY", "GPU", "RUN", "HEARD"]
+    assert listed[0].split() == ["ID", "STATE", "CPU", "MEMORY", "GPU", "RUN", "ENGINES"]
     assert listed[1].split()[:3] == ["n-1", "connected", "4/4"]
     assert "Labels         = zone=a" in cli("node", "get", "n-1").out
     assert cli("node", "list", "-o", "json").value[0]["Info"]["NodeID"] == "n-1"
