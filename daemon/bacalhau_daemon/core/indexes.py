@@ -47,8 +47,11 @@ def put_execution(state: State, new: ExecutionState) -> None:
 
 
 def _use(state: State, old: ExecutionState | None, new: ExecutionState) -> None:
-    had = old is not None and (old.status.live or old.owed)
-    has = new.status.live or new.owed
+    live, owed = new.status.live, new.owed
+    was_live, was_owed = (old.status.live, old.owed) if old is not None else (False, False)
+    if live == was_live and owed == was_owed:
+        return
+    had, has = was_live or was_owed, live or owed
     use = state.uses.get(new.node)
     if use is None:
         use = state.uses[new.node] = NodeUse()
@@ -58,7 +61,7 @@ def _use(state: State, old: ExecutionState | None, new: ExecutionState) -> None:
         use.memory += sign * given.memory
         use.disk += sign * given.disk
         use.gpu += sign * given.gpu
-    for x_set, belongs in ((use.live, new.status.live), (use.owed, new.owed)):
+    for x_set, belongs in ((use.live, live), (use.owed, owed)):
         if belongs:
             x_set[new.x] = None
         else:

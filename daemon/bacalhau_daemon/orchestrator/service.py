@@ -53,17 +53,24 @@ from bacalhau_protocol.transport.tls import fingerprint
 CONNECT_TIMEOUT_S = 10.0
 LEAD_TIMEOUT_S = 30.0
 CLUSTER_ID_BYTES = 8
+RANDOM_POOL_BYTES = 4096
 WILDCARD_HOSTS = ("0.0.0.0", "::")  # noqa: S104  compared with, not listened on
 
 log = structlog.get_logger(__name__)
 
 
 class RandomIds:
-    """Randomness for the machine."""
+    """Randomness for the machine, fetched for many ids at once: a call into the kernel costs more than an id."""
+
+    def __init__(self) -> None:
+        self._pool, self._at = b"", 0
 
     def random(self, count: int) -> bytes:
-        """Return so many random bytes."""
-        return secrets.token_bytes(count)
+        """Return so many random bytes, each handed out once."""
+        if self._at + count > len(self._pool):
+            self._pool, self._at = secrets.token_bytes(max(count, RANDOM_POOL_BYTES)), 0
+        at, self._at = self._at, self._at + count
+        return self._pool[at : self._at]
 
 
 async def run(settings: Settings, lock: DataLock, *, ready: Callable[[Led], None], stop: asyncio.Event) -> None:
