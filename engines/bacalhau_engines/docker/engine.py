@@ -143,6 +143,10 @@ class DockerEngine:
         """Remove the container, beside everything else."""
         self._remover.soon(create.name_of(execution_id, attempt))
 
+    async def removed(self, execution_id: str, attempt: int) -> None:
+        """Wait until what was forgotten is gone."""
+        await self._remover.gone(create.name_of(execution_id, attempt))
+
     async def cancel(self, execution_id: str, grace_s: float) -> None:
         """Send the image's stop signal, and kill after the grace."""
         for (id_, _), active in list(self._active.items()):
