@@ -166,7 +166,7 @@ class Images:
         try:
             self._dockerd.call(fetch)
         except Refused as refused:
-            raise _explain(wanted, plain(refused.words), self.platform) from refused
+            raise explain(wanted, plain(refused.words), self.platform) from refused
 
 
 class Layers:
@@ -194,7 +194,7 @@ def _image(found: dict[str, Any], wanted: Reference) -> Image:
     return Image(str(found["Id"]), (own or digests or [""])[0], str(config.get("StopSignal") or ""))
 
 
-def _explain(wanted: Reference, words: str, platform: str) -> BacalhauError:
+def explain(wanted: Reference, words: str, platform: str) -> BacalhauError:
     """Return why a pull failed, with what to do."""
     low = words.lower()
     registry = wanted.host or "Docker Hub"
