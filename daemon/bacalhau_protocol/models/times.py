@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+from functools import lru_cache
 
 from bacalhau_protocol.errors import UsageError
 from bacalhau_protocol.models.node import ZERO_TIME
@@ -38,8 +39,13 @@ def format_time(at_ns: int) -> str:
     if at_ns == 0:
         return ZERO_TIME
     seconds, fraction = divmod(at_ns, SECOND)
-    text = (_EPOCH + dt.timedelta(seconds=seconds)).isoformat()
+    text = _format_second(seconds)
     return f"{text}.{fraction:09d}".rstrip("0") + "Z" if fraction else f"{text}Z"
+
+
+@lru_cache(maxsize=1024)
+def _format_second(seconds: int) -> str:
+    return (_EPOCH + dt.timedelta(seconds=seconds)).isoformat()
 
 
 def parse_time(text: str) -> int:
