@@ -29,6 +29,13 @@ def main() -> NoReturn:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
+    except Exception as error:
+        import traceback  # noqa: PLC0415  only for a bug
+
+        traceback.print_exc()
+        bug = errors.Internal(f"{type(error).__name__}: {error}", hint="this is a bug: report it with the lines above")
+        _print_error(bug)
+        sys.exit(bug.exit_code)
     sys.exit(0)
 
 

@@ -35,10 +35,17 @@ async def resolve(settings: Settings) -> NatsSettings:
                 "this node has not joined a cluster", hint="--join TOKEN; get one: bacalhau-tui node invite"
             )
         return link_of(known)
-    credential = await _redeem(tokens.decode_join(settings.compute.join), settings.name, known)
+    credential = await _redeem(_token(settings.compute.join), settings.name, known)
     if credential != known:
         write_private(path, tokens.encode_credential(credential))
     return link_of(credential)
+
+
+def _token(text: str) -> JoinToken:
+    try:
+        return tokens.decode_join(text)
+    except errors.UsageError as error:
+        raise errors.UsageError(error.message, place="--join", hint=error.hint) from error
 
 
 async def _redeem(token: JoinToken, name: str, known: Credential | None) -> Credential:

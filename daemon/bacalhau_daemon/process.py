@@ -13,6 +13,7 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -70,12 +71,24 @@ def main(settings: Settings) -> None:
     """Run the daemon until it is told to stop. Raises `BacalhauError` when it cannot go on."""
     import uvloop  # noqa: PLC0415  not for `--help`
 
-    settings.data_path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = DataLock.acquire(settings.data_path)
+    lock = _take(settings.data_path)
     try:
         uvloop.run(Process(settings, lock).run())
     finally:
         lock.release()
+
+
+def _take(data_dir: Path) -> DataLock:
+    """Make the data directory and lock it."""
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return DataLock.acquire(data_dir)
+    except OSError as error:
+        raise errors.UsageError(
+            f"the data directory cannot be used: {error.strerror}",
+            place=str(data_dir),
+            hint="give another one with --data-dir, or make this one writable",
+        ) from error
 
 
 class Process:

@@ -185,6 +185,11 @@ def test_impossible_settings_are_said_before_anything_starts(stack: DevStack) ->
     assert run(stack, other, "--orchestrator", "--listen", "nonsense").returncode == 2
     taken = run(stack, other, "--orchestrator", "--listen", f"127.0.0.1:{port}")
     assert taken.returncode == 6
-    assert "address already in use" in taken.stderr
+    assert f"127.0.0.1:{port}: cannot listen: address already in use" in taken.stderr
     assert "--listen" in taken.stderr
+    other.data_dir.parent.joinpath("file").write_text("")
+    other.data_dir = other.data_dir.parent / "file"
+    unusable = run(stack, other, "--orchestrator")
+    assert unusable.returncode == 2
+    assert f"{other.data_dir}: the data directory cannot be used: File exists" in unusable.stderr
     assert run(stack, stack.daemon("third"), "check").returncode == 4

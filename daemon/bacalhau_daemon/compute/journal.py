@@ -85,7 +85,7 @@ class Journal:
         if owner and owner != self._node:
             raise errors.UsageError(
                 f"this data directory belongs to node {owner!r}, not to {self._node!r}",
-                hint="give each node a data directory of its own, or start it under its old name",
+                hint="give each node a data directory of its own; delete this one if its node never ran anything",
             )
         return Loaded(state, chain, size)
 

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from bacalhau_protocol.transport.settings import NatsSettings
 
 CONNECT_NOTICE_S = 10.0
+SAID_AGAIN_S = 300.0  # trouble with the link that lasts
+COMPLAINTS_MAX = 64
 RETENTION_EVERY_S = 300.0
 DISK_EVERY_S = 2.0
 RESULTS_SHARE = 0.25  # of the free disk at start, when the settings do not say
@@ -59,10 +61,12 @@ async def run(settings: Settings, link: NatsSettings, *, ready: Callable[[Joined
 
     node: Node | None = None
     is_up = False
+    complaints = Complaints()
 
     async def linked(_: NatsBus) -> None:
         nonlocal is_up
         is_up = True
+        complaints.over()
         if node is not None:
             node.link_up()
 
@@ -81,8 +85,8 @@ async def run(settings: Settings, link: NatsSettings, *, ready: Callable[[Joined
             ready(Joined(node=link.identity, cluster=cluster))
 
     host = Host(settings, link.identity)
-    bus = NatsBus(link, on_connect=linked, on_disconnect=unlinked, on_error=_complain)
-    bulk = NatsBus(link, on_error=_complain)
+    bus = NatsBus(link, on_connect=linked, on_disconnect=unlinked, on_error=complaints.say)
+    bulk = NatsBus(link, on_error=complaints.say)
     bus.start()
     bulk.start()
     try:
@@ -302,14 +306,34 @@ def plugin_settings(settings: Settings) -> PluginSettings:
 
 
 async def _connect(connected: Callable[[float], object]) -> None:
-    """Wait for the first link; a refused credential is the end, an absent orchestrator is not."""
+    """Wait for the first link; a refused credential is the end, an absent orchestrator, said elsewhere, is not."""
     while True:
         try:
             await connected(CONNECT_NOTICE_S)  # type: ignore[misc]
             return
-        except errors.Unavailable as error:
-            log.warning("link.not_there", reason=str(error), hint=error.hint)
+        except errors.Unavailable:
+            continue
 
 
-def _complain(error: errors.BacalhauError) -> None:
-    log.info("link.trouble", reason=str(error), hint=error.hint)
+class Complaints:
+    """Says what is wrong with the link: once, and again when it has long stayed so."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._said: dict[str, float] = {}
+
+    def say(self, error: errors.BacalhauError) -> None:
+        """Say it, unless it was said a short while ago."""
+        words, now = str(error), self._clock()
+        if now < self._said.get(words, now):
+            return
+        if len(self._said) >= COMPLAINTS_MAX:
+            self._said.clear()
+        self._said[words] = now + SAID_AGAIN_S
+        log.warning("link.trouble", reason=words, hint=error.hint or "it is tried again and again")
+
+    def over(self) -> None:
+        """Take note that the link stands."""
+        if self._said:
+            log.info("link.restored")
+        self._said.clear()

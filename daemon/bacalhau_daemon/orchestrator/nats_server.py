@@ -40,6 +40,14 @@ LOG_BYTES_MAX, LOG_FILES_MAX = 4 * 1024 * 1024, 2
 ACCOUNT, SYSTEM_ACCOUNT = "BACALHAU", "SYS"
 ORCHESTRATOR_USER, SYSTEM_USER = "orchestrator", "system"
 
+_LISTEN_HINTS = {
+    "address already in use": "another process listens there: choose another port with --listen",
+    "cannot assign requested address": "this machine does not have that address: choose another with --listen",
+    "permission denied": "ports below 1024 are for root: choose another with --listen",
+    "no such host": "choose an address of this machine with --listen",
+}
+"""What of nats-server's words says why it does not listen, and what to do."""
+
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
@@ -132,13 +140,11 @@ class NatsServer:
             await asyncio.sleep(START_POLL_S)
 
     def _cannot_start(self) -> errors.BacalhauError:
-        words = self._last_words()
-        in_use = "address already in use" in words
-        return errors.Unavailable(
-            f"nats-server cannot start: {words or 'it said nothing'}",
-            place=f"{self.settings.host}:{self.settings.port}",
-            hint="another process listens there: choose another port with --listen" if in_use else "",
-        )
+        words, place = self._last_words(), f"{self.settings.host}:{self.settings.port}"
+        for reason, hint in _LISTEN_HINTS.items():
+            if reason in words:
+                return errors.Unavailable(f"cannot listen: {reason}", place=place, hint=hint)
+        return errors.Unavailable(f"nats-server cannot start: {words or 'it said nothing'}", place=place)
 
     def _last_words(self) -> str:
         try:

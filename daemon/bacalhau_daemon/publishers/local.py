@@ -10,6 +10,7 @@ Settings: `address` (127.0.0.1), `port` (6001; 0 picks one), `listen` (the addre
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import time
 from pathlib import Path
@@ -52,7 +53,10 @@ class LocalPublisher:
             port = await self._server.start(self._listen, self._port)
         except OSError as error:
             where = f"{self._listen}:{self._port}"
-            return Ability(available=False, reason=f"cannot listen on {where}: {error.strerror or error}")
+            words = os.strerror(error.errno) if error.errno else str(error)
+            return Ability(
+                available=False, reason=f"cannot listen on {where}: {words}; set another `port` in `[publishers.local]`"
+            )
         await asyncio.to_thread(retention.prune_files, self._directory, "*.tar.gz", self._limits, time.time())
         return Ability(available=True, details={"address": f"{self._address}:{port}"})
 

@@ -1,7 +1,7 @@
 """Reading the parameters of a source or a publisher: names compare without case, unknown ones are ignored.
 
-As Bacalhau ignores them; whoever submits the job has been warned (`models.params`). `read` never raises: it returns what
-is wrong in words, so that `check` can list everything at once.
+As Bacalhau ignores them; whoever submits the job has been warned (`models.params`). `read` never raises: it returns
+what is wrong in words, so that `check` can list everything at once.
 """
 
 from __future__ import annotations
