@@ -76,6 +76,27 @@ def test_an_acknowledgement_confirms_its_message() -> None:
     assert len(machine) == 0
 
 
+def test_an_acknowledgement_of_several_confirms_those_before_its_message() -> None:
+    """As many as it says, in order; the others stay out."""
+    machine = sender()
+    _, second, third, fourth = push(machine, 1, 2, 3, 4)
+
+    assert confirmed(ack(machine, third, b'{"count":3}')) == [1, 2, 3]
+    assert ack(machine, second, b'{"count":2}') == []
+    assert confirmed(ack(machine, fourth)) == [4]
+    assert (len(machine), machine.next_tick()) == (0, None)
+
+
+@pytest.mark.parametrize("count", [-1, 0, 1, 3, 99])
+def test_an_acknowledgement_of_several_that_skips_one_tells_of_a_loss(count: int) -> None:
+    """What it does not name has not come, and nothing counts as delivered that never left."""
+    machine = sender()
+    _, second, _ = push(machine, 1, 2, 3)
+
+    assert ack(machine, second, b'{"count":%d}' % count) == []
+    assert ids(machine.tick(START + OWN.resend_min_ns)) == ["e-1", "e-2", "e-3"]
+
+
 def test_an_acknowledgement_that_skips_one_tells_of_a_loss() -> None:
     """All unconfirmed messages leave again, in order, those after the gap included; nothing counts as delivered."""
     machine = sender()

@@ -40,6 +40,7 @@ from bacalhau_protocol import errors
 from bacalhau_protocol.api import messages as api
 from bacalhau_protocol.ncl.events import Incoming, OrchestratorOutput, Send
 from bacalhau_protocol.ncl.orchestrator import OrchestratorSessions
+from bacalhau_protocol.ncl.receiver import merge_acks
 from bacalhau_protocol.ncl.timings import FOREIGN, OWN, Timings
 
 
@@ -227,7 +228,7 @@ class Orchestrator:
             self._out.append(changed)
         for decided in released.decided:
             outputs += self._answered(decided, now)
-        self._out += self.link.take(outputs, now)
+        self._out += self.link.take(merge_acks(outputs), now)
 
     def _note_rows(self, state: State) -> None:
         dirty, feed = state.dirty, self.feed

@@ -188,6 +188,7 @@ class Ack(msgspec.Struct, frozen=True):
 
     error: str = ""
     delay: int = 0  # nanoseconds; a suggestion that nobody follows
+    count: int = 1  # between peers of ours: it answers so many messages, of which this one came last
 
 
 Request = HandshakeRequest | HeartbeatRequest | UpdateNodeInfoRequest | ShutdownNoticeRequest | PreSignURLRequest

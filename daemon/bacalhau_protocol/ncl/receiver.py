@@ -8,18 +8,20 @@ reported as `Malformed` and acknowledged; so is a message that does not belong h
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
 
 from bacalhau_protocol.ncl import envelope
 from bacalhau_protocol.ncl.events import Delivery, Ignored, Incoming, Malformed, Send
 from bacalhau_protocol.ncl.messages import NAMES
+from bacalhau_protocol.ncl.subjects import OWN_INBOX
 from bacalhau_protocol.ncl.timings import Limits
 
 ACK: Final = b"{}"
 """Not empty, not a copy of the message's headers: what a real node sends."""
 
 Event = TypeVar("Event")
+Output = TypeVar("Output")
 
 
 class _Waiting:
@@ -98,6 +100,28 @@ class Receiver:
     def _admit(self, reply: str, seq: int | None) -> Delivery:
         self._waiting.append(_Waiting(reply, seq))
         return Delivery(self._node, self._session, self._first + len(self._waiting) - 1)
+
+
+def merge_acks(outputs: Iterable[Output]) -> list[Output | Send]:
+    """Have one answer acknowledge several messages that came one after another, where their sender is one of ours.
+
+    It goes where the last of them wants its answer, and says how many. The numbers are those that the sender gave, so
+    what was lost on the way is never among them.
+    """
+    out: list[Output | Send] = []
+    runs: dict[str, tuple[int, int, int]] = {}  # by stream: place in `out`, number of the last message, how many
+    for output in outputs:
+        if type(output) is Send and output.data is ACK and output.subject.startswith(OWN_INBOX):
+            stream, _, last = output.subject.rpartition(".")
+            number = int(last) if last.isdecimal() else -1
+            at, before, count = runs.get(stream, (0, -2, 0))
+            if number == before + 1:
+                runs[stream] = at, number, count + 1
+                out[at] = Send(output.subject, b'{"count":%d}' % (count + 1))
+                continue
+            runs[stream] = len(out), number, 1
+        out.append(output)
+    return out
 
 
 def malformed(node: str, error: envelope.Unreadable) -> Malformed:

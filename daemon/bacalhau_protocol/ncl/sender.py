@@ -5,7 +5,8 @@ leaves out an earlier message tells of a loss. After a failure (that, a refusal,
 everything unconfirmed leaves again, in order, after a back-off; late answers to the earlier try are ignored.
 
 Bacalhau takes the acknowledgement of a message for that of all before it. We do not: what a cut link has swallowed
-would count as delivered. A repeat does no harm, since receivers are idempotent.
+would count as delivered. A repeat does no harm, since receivers are idempotent. Between peers of ours one answer may
+acknowledge several messages, and says how many (`receiver.merge_acks`).
 """
 
 from __future__ import annotations
@@ -97,12 +98,12 @@ class Sender:
         if no_responders(message):
             return self._fail(now)
         try:
-            refusal = _ack_decoder.decode(message.data).error
+            ack = _ack_decoder.decode(message.data)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return self._fail(now)
-        if refusal:
-            return self._refused(index, refusal, now)
-        return self._fail(now) if index else self._confirmed(now)
+        if ack.error:
+            return self._refused(index, ack.error, now)
+        return self._confirmed(ack.count, now) if ack.count == index + 1 else self._fail(now)
 
     def is_in_flight(self, key: str) -> bool:
         """Whether this answer is one that we wait for."""
@@ -157,13 +158,16 @@ class Sender:
             and self._in_flight_bytes < self._limits.in_flight_max_bytes
         )
 
-    def _confirmed(self, now: int) -> list[SenderOutput]:
-        item = self._items.popleft()
-        self._first += 1
-        self._in_flight -= 1
-        self._in_flight_bytes -= item.size_bytes
+    def _confirmed(self, count: int, now: int) -> list[SenderOutput]:
+        out: list[SenderOutput] = []
+        for _ in range(count):
+            item = self._items.popleft()
+            self._in_flight_bytes -= item.size_bytes
+            out.append(DeliveryConfirmed(self._node, item.tag))
+        self._first += count
+        self._in_flight -= count
         self._failures = 0
-        return [DeliveryConfirmed(self._node, item.tag), *self._pump(now)]
+        return out + self._pump(now)
 
     def _refused(self, index: int, reason: str, now: int) -> list[SenderOutput]:
         item = self._items[index]
