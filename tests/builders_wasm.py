@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +81,3 @@ async def play(engine: WasmEngine, directory: Path, program: Program, **request:
 async def fork_server(engine: WasmEngine) -> psutil.Process:
     """The engine's fork server, started if need be."""
     return psutil.Process(int((await engine.ability()).details["fork_server_pid"]))
-
-
-async def wait_until(condition: Callable[[], object], what: str, limit_s: float = 20.0) -> None:
-    """Wait for something outside of the event loop to become true."""
-    try:
-        async with asyncio.timeout(limit_s):
-            while not condition():
-                await asyncio.sleep(0.005)
-    except TimeoutError:
-        raise AssertionError(f"not within {limit_s} s: {what}") from None

@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
+from bacalhau_daemon.testing import wait_until
 from bacalhau_engines.testing import OUTPUT, Program, Started, local_input, perform, run_request
 from bacalhau_engines.wasm import WasmEngine
 from bacalhau_protocol.errors import SpecError
@@ -22,7 +23,6 @@ from tests.builders_wasm import (
     module,
     play,
     puppet,
-    wait_until,
     wasm_engine,
     wat,
 )
@@ -41,7 +41,7 @@ async def engine(tmp_path: Path) -> AsyncIterator[WasmEngine]:
         assert await fork_server(engine) == server, "the fork server died"
         outcome, printed = await play(engine, tmp_path, puppet("out", "fine"), execution_id="e-after")
         assert (outcome.kind, printed) == (OutcomeKind.EXITED, "fine")
-        await wait_until(lambda: not server.children(), "all children are gone")
+        await wait_until(lambda: not server.children(), what="all children are gone")
 
 
 async def attack(engine: WasmEngine, tmp_path: Path, program: Program, **request: Any) -> Outcome:
@@ -159,9 +159,9 @@ async def test_there_is_no_way_out_of_the_file_system(engine: WasmEngine, tmp_pa
     (data / "up").symlink_to("..")
     paths = (
         "/etc/passwd", "../../etc/passwd", "/in/../../secret.txt", "/in/absolute", "/in/relative", "/in/up/secret.txt",
-        "/out/../../../secret.txt", "/out/link", "/out/root/etc/passwd", "/proc/self/environ", "/dev/null",
+        "/out/../../../secret.txt", "/out/link", "/out/top/etc/passwd", "/proc/self/environ", "/dev/null",
     )  # fmt: skip
-    verbs = ["link", "../../../secret.txt", "/out/link", "link", "/", "/out/root"]
+    verbs = ["link", "../../../secret.txt", "/out/link", "link", "/", "/out/top"]
     verbs += [word for path in paths for word in ("try-read", path)]
     program = puppet(*verbs, inputs=[local_input(data, "/in")])
     _, printed = await play(engine, tmp_path, program)
@@ -194,7 +194,7 @@ async def test_a_compile_bomb_stops_at_its_limit_and_others_run_on(engine: WasmE
     await attack(engine, tmp_path, puppet("out", "warm"), execution_id="e-warm")
     bomb = asyncio.create_task(attack(engine, tmp_path, module(many_functions(tmp_path, 300_000))))
     server = await fork_server(engine)
-    await wait_until(server.children, "the compiler runs")
+    await wait_until(server.children, what="the compiler runs")
     outcome, _ = await play(engine, tmp_path, puppet("out", "x"), execution_id="e-beside")
     assert outcome.kind is OutcomeKind.EXITED
     assert not bomb.done()
@@ -229,7 +229,9 @@ async def test_a_child_holds_nothing_but_its_own(engine: WasmEngine, tmp_path: P
     started = [Started(), Started()]
     runs = [run_request(tmp_path, puppet("out", "x", "spin"), execution_id=f"e-{n}") for n in range(2)]
     tasks = [asyncio.create_task(perform(engine, run, mark)) for run, mark in zip(runs, started, strict=True)]
-    await wait_until(lambda: all(run.stdout_path.exists() and run.stdout_path.read_text() for run in runs), "both run")
+    await wait_until(
+        lambda: all(run.stdout_path.exists() and run.stdout_path.read_text() for run in runs), what="both run"
+    )
     for child in (await fork_server(engine)).children():
         modes = [link.stat().st_mode for link in Path(f"/proc/{child.pid}/fd").iterdir()]
         assert not any(map(stat.S_ISSOCK, modes))
@@ -262,7 +264,7 @@ async def test_a_crashed_child_is_told_from_a_trap(engine: WasmEngine, tmp_path:
     task = asyncio.create_task(perform(engine, run_request(tmp_path, puppet("sleep", "60000")), started))
     await started.event.wait()
     (child,) = (await fork_server(engine)).children()
-    await wait_until(lambda: child.status() == psutil.STATUS_SLEEPING, "it sleeps")
+    await wait_until(lambda: child.status() == psutil.STATUS_SLEEPING, what="it sleeps")
     child.send_signal(6)
     outcome = await task
     assert outcome.kind is OutcomeKind.SIGNALLED

@@ -15,6 +15,7 @@ import msgspec
 import psutil
 import pytest
 
+from bacalhau_daemon.testing import wait_until
 from bacalhau_engines.testing import Started, perform, run_request
 from bacalhau_engines.wasm.engine import PLANS_MAX
 from bacalhau_protocol.errors import NodeFailed
@@ -26,7 +27,6 @@ from tests.builders_wasm import (
     module,
     play,
     puppet,
-    wait_until,
     wasm_engine,
     wat,
 )
@@ -41,7 +41,7 @@ async def test_a_hundred_runs_at_once(tmp_path: Path) -> None:
         ]
         outcomes = await asyncio.gather(*(perform(engine, run) for run in runs))
         server = await fork_server(engine)
-        await wait_until(lambda: not server.children(), "all children are reaped")
+        await wait_until(lambda: not server.children(), what="all children are reaped")
     assert [outcome.exit_code for outcome in outcomes] == list(range(100))
     assert [run.stdout_path.read_text() for run in runs] == [str(n) for n in range(100)]
 
@@ -56,10 +56,10 @@ async def test_its_memory_does_not_grow_with_runs(tmp_path: Path) -> None:
 
         await some(50, "warm")
         server = await fork_server(engine)
-        await wait_until(lambda: not server.children(), "the first are reaped")
+        await wait_until(lambda: not server.children(), what="the first are reaped")
         before, files = server.memory_info().rss, server.num_fds()
         await some(150, "many")
-        await wait_until(lambda: server.num_fds() == files, "its descriptors are back to what they were")
+        await wait_until(lambda: server.num_fds() == files, what="its descriptors are back to what they were")
         assert server.memory_info().rss - before < 2 * 2**20
 
 
@@ -76,7 +76,7 @@ async def test_it_is_started_again_after_it_died(tmp_path: Path) -> None:
         assert outcome.kind is OutcomeKind.COULD_NOT_RUN
         assert "fork server ended" in outcome.message
         assert "try again" in outcome.hint
-        await wait_until(lambda: not _alive(child), "its child died with it")
+        await wait_until(lambda: not _alive(child), what="its child died with it")
         again, _ = await play(engine, tmp_path, puppet("exit", "4"), execution_id="e-2")
         assert again.exit_code == 4
         assert await fork_server(engine) != server
@@ -88,7 +88,7 @@ async def test_a_compilation_in_flight_is_told_as_well(tmp_path: Path) -> None:
         server = await fork_server(engine)
         program = module(many_functions(tmp_path, 300_000))
         task = asyncio.create_task(engine.prepare(run_request(tmp_path, program), lambda *_: None))
-        await wait_until(server.children, "the compiler runs")
+        await wait_until(server.children, what="the compiler runs")
         server.kill()
         with pytest.raises(NodeFailed, match="fork server ended"):
             await task
@@ -127,7 +127,7 @@ async def test_everything_ends_with_the_daemon(tmp_path: Path, number: int) -> N
     daemon.send_signal(number)
     daemon.wait(10)
     daemon.stdout.close()
-    await wait_until(lambda: not any(_alive(process) for process in processes), "guest and fork server are gone")
+    await wait_until(lambda: not any(_alive(process) for process in processes), what="guest and fork server are gone")
 
 
 async def test_compiled_code_outlives_the_fork_server(tmp_path: Path) -> None:
