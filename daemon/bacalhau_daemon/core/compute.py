@@ -72,7 +72,6 @@ from bacalhau_protocol.ncl.events import (
     SessionLost,
     SessionOpened,
 )
-from bacalhau_protocol.ncl.receiver import merge_acks
 from bacalhau_protocol.ncl.timings import OWN, Timings
 
 SNAPSHOT_AFTER_BYTES = 4 * 1024 * 1024  # of journal since the last snapshot, beyond the snapshot's own size
@@ -216,7 +215,7 @@ class Compute:
             if not self._drain():
                 break
         out, self._out = self._out, []
-        return merge_acks(out)
+        return out
 
     def next_tick(self) -> int | None:
         """Return when `tick` and `actions` have something to do, if nothing else comes; 0: now."""
@@ -228,23 +227,8 @@ class Compute:
         """Return what the node says of itself now; the same object for as long as it is the same."""
         basis = (self.state, self.state.event, self.rules.offer, self._info)
         if basis != self._described_for:
-            self._described_for, self._described = basis, self._describe()
+            self._described_for, self._described = basis, compute_bid.describe(self._info, self.rules.offer, self.state)
         return self._described
-
-    def _describe(self) -> NodeInfo:
-        state, offer = self.state, self.rules.offer
-        free = compute_bid.free(offer, state)
-        gpus = tuple(gpu for gpu in offer.capacity.gpus or () if gpu not in state.room.gpus)
-        return structs.replace(
-            self._info,
-            compute_node_info=structs.replace(
-                self._info.compute_node_info,
-                available_capacity=structs.replace(free, gpus=gpus or None),
-                queue_capacity=state.wanted.as_resources(),
-                running_executions=state.room.count,
-                enqueued_executions=state.wanted.count,
-            ),
-        )
 
     # ── the session ───────────────────────────────────────────────────────────────────────────────────────────────
 

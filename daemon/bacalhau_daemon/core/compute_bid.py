@@ -14,6 +14,7 @@ from bacalhau_protocol.api.subjects import TOKEN
 from bacalhau_protocol.errors import BacalhauError
 from bacalhau_protocol.models.execution import Execution
 from bacalhau_protocol.models.job import InputSource, Job, NetworkConfig, NetworkType, Task
+from bacalhau_protocol.models.node import NodeInfo
 from bacalhau_protocol.models.quantities import format_resources, parse_resources
 from bacalhau_protocol.models.resources import Resources
 from bacalhau_protocol.models.states import JobType
@@ -126,6 +127,21 @@ def wanted(execution: Execution, job: Job, input_bytes: int) -> Resources:
 def free(offer: Offer, state: ComputeState) -> Resources:
     """Return what is not given away."""
     return offer.capacity - state.room.as_resources()
+
+
+def describe(info: NodeInfo, offer: Offer, state: ComputeState) -> NodeInfo:
+    """Return what the node says of itself: `info`, with what is free and how many executions there are."""
+    gpus = tuple(gpu for gpu in offer.capacity.gpus or () if gpu not in state.room.gpus)
+    return structs.replace(
+        info,
+        compute_node_info=structs.replace(
+            info.compute_node_info,
+            available_capacity=structs.replace(free(offer, state), gpus=gpus or None),
+            queue_capacity=state.wanted.as_resources(),
+            running_executions=state.room.count,
+            enqueued_executions=state.wanted.count,
+        ),
+    )
 
 
 def assign(resources: Resources, offer: Offer, state: ComputeState) -> Resources:
