@@ -72,6 +72,7 @@ from bacalhau_protocol.ncl.events import (
     SessionLost,
     SessionOpened,
 )
+from bacalhau_protocol.ncl.receiver import merge_acks
 from bacalhau_protocol.ncl.timings import OWN, Timings
 
 SNAPSHOT_AFTER_BYTES = 4 * 1024 * 1024  # of journal since the last snapshot, beyond the snapshot's own size
@@ -215,7 +216,7 @@ class Compute:
             if not self._drain():
                 break
         out, self._out = self._out, []
-        return out
+        return merge_acks(out)
 
     def next_tick(self) -> int | None:
         """Return when `tick` and `actions` have something to do, if nothing else comes; 0: now."""
