@@ -1,10 +1,14 @@
-"""A dockerd of a test's own: its images, its socket, no network; it can be killed and started again."""
+"""A dockerd of a test's own: its images, its socket, its bridge; it can be killed and started again.
+
+The bridge is not for its containers: a dockerd without one would remove that of the machine's own dockerd.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -29,15 +33,20 @@ class OwnDockerd:
     def __init__(self, *, live_restore: bool) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="dockerd-"))  # short: paths of sockets are limited
         self.socket = str(self.directory / "d.sock")
+        self._bridge = f"dt-{secrets.token_hex(4)}"
         self._command = [
             "dockerd", "--data-root", str(self.directory / "root"), "--exec-root", str(self.directory / "exec"),
             "-p", str(self.directory / "pid"), "-H", f"unix://{self.socket}",
-            "--bridge=none", "--iptables=false", *(["--live-restore"] if live_restore else []),
+            f"--bridge={self._bridge}", "--iptables=false", "--ip-forward=false", "--ip-masq=false",
+            *(["--live-restore"] if live_restore else []),
         ]  # fmt: skip
         self._log = self.directory / "log"
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
+        address = f"10.213.{secrets.randbelow(256)}.1/24"
+        for command in (("link", "add", self._bridge, "type", "bridge"), ("addr", "add", address, "dev", self._bridge)):
+            subprocess.run(["ip", *command], check=True)
         try:
             self.start()
         except BaseException:
@@ -56,6 +65,7 @@ class OwnDockerd:
         finally:
             self._end_containerd()
             self._end_holders()
+            subprocess.run(["ip", "link", "del", self._bridge], check=False)
             for line in reversed(Path("/proc/mounts").read_text().splitlines()):
                 if (place := line.split(" ")[1]).startswith(f"{self.directory}/"):
                     subprocess.run(["umount", "-l", place], check=False)

@@ -233,7 +233,9 @@ def on_own(stack: DevStack, dockerd: OwnDockerd) -> tuple[Daemon, Daemon]:
 
 
 @pytest.mark.needs_root
-@pytest.mark.skipif(not shutil.which("dockerd"), reason="there is no dockerd to start here, so this was NOT tested")
+@pytest.mark.skipif(
+    not (shutil.which("dockerd") and shutil.which("ip")), reason="no dockerd and ip to start one here: NOT tested"
+)
 class TestDockerd:
     """dockerd is stopped, killed and started again."""
 
@@ -247,6 +249,22 @@ class TestDockerd:
         async with client_of(orchestrator) as client:
             job_id = (await client.submit_job(counting(8.0))).job_id
             await in_phase(client, job_id, "Running")
+            await asyncio.to_thread(own_dockerd.stop if how == "stop" else own_dockerd.kill)
+            await asyncio.to_thread(own_dockerd.start)
+            await one_end(client, job_id, stack.directory / "results", COUNTED)
+            await nothing_is_left(NODE, own_dockerd.socket)
+
+    @NEEDS_REGISTRY
+    @pytest.mark.parametrize("own_dockerd", [True], indirect=True)
+    @pytest.mark.parametrize("how", ["stop", "kill"])
+    async def test_a_pull_that_it_breaks_off_is_taken_up(
+        self, stack: DevStack, own_dockerd: OwnDockerd, slow_image: Callable[[], str], how: str
+    ) -> None:
+        """A run that waits for its image waits on; the job has one end."""
+        orchestrator, _ = on_own(stack, own_dockerd)
+        async with client_of(orchestrator) as client:
+            job_id = (await client.submit_job(counting(0.2, slow_image()))).job_id
+            assert await in_phase(client, job_id, "Preparing")
             await asyncio.to_thread(own_dockerd.stop if how == "stop" else own_dockerd.kill)
             await asyncio.to_thread(own_dockerd.start)
             await one_end(client, job_id, stack.directory / "results", COUNTED)

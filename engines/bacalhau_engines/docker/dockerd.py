@@ -10,6 +10,7 @@ import asyncio
 import json
 import socket as socket_
 import threading
+import urllib.parse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 HEAVY_MAX = 8
 CALL_TIMEOUT_S = 60.0
 PROBE_TIMEOUT_S = 5.0
+PATIENCE_S = 120.0  # for a dockerd that has gone away
+LOOK_AGAIN_S = 0.25
 ANSWER_BYTES_MAX = 1024 * 1024
 HEAD_BYTES_MAX = 64 * 1024
 ERROR_STATUS = 400
@@ -57,6 +60,13 @@ class Version(msgspec.Struct, frozen=True):
     def platform(self) -> str:
         """As images name it."""
         return f"{self.os}/{self.architecture}"
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """A container, as dockerd lists it."""
+
+    id: str = msgspec.field(name="Id")
+    labels: dict[str, str] = msgspec.field(name="Labels")
 
 
 class Dockerd:
@@ -182,6 +192,28 @@ class Dockerd:
         if tuple(int(part) for part in found.api.split(".") if part.isdecimal()) < API_MIN:
             raise NodeFailed(f"dockerd {found.version} is too old: it has API {found.api}, 1.40 is needed")
         return found
+
+    async def labelled(self, label: str) -> list[Listed]:
+        """Return the containers with a label, in any state; without the SDK, for who starts. Raises `Gone`."""
+        filters = urllib.parse.quote(json.dumps({"label": [label]}))
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                body = await _get(self.socket, f"/containers/json?all=1&filters={filters}")
+            return msgspec.json.decode(body, type=list[Listed])
+        except (OSError, ValueError, TimeoutError, msgspec.MsgspecError) as error:
+            raise Gone(f"dockerd does not answer at {self.socket}: {error}") from error
+
+    async def back(self) -> None:
+        """Wait for a dockerd that has gone away. Raises `NodeFailed` when it stays away."""
+        deadline = asyncio.get_running_loop().time() + PATIENCE_S
+        while True:
+            try:
+                await self.version()
+                break
+            except NodeFailed:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+            await asyncio.sleep(LOOK_AGAIN_S)
 
     async def answers(self) -> bool:
         """Whether somebody takes new connections now."""

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from msgspec import structs
 
 from bacalhau_engines.docker import create, files, outcomes, outputs, settings, spec, watch
+from bacalhau_engines.docker.active import Active
 from bacalhau_engines.docker.create import Choices, HostPort
 from bacalhau_engines.docker.dockerd import Dockerd, Gone, Refused, plain
 from bacalhau_engines.docker.images import Image, Images
@@ -35,27 +36,6 @@ T = TypeVar("T")
 _Key = tuple[str, int]  # execution id, attempt
 
 
-class _Active:
-    """A run in hand."""
-
-    def __init__(self, run: RunRequest) -> None:
-        self.run = run
-        self.name = create.name_of(run.execution_id, run.attempt)
-        self.life: Life | None = None
-        self.thread: asyncio.Future[Ended] | None = None
-        self.reason: Outcome | None = None  # why we end it
-        self.stopper: asyncio.Task[None] | None = None
-        self.timer: asyncio.TimerHandle | None = None
-        self.digest = ""
-        self.ports: tuple[int, ...] = ()
-        self.stop_signal = ""
-        self.disk_bytes = 0
-        self.began = False
-        self.accounts: tuple[str, ...] = ()
-        self.usage = watch.Usage()
-        self.done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-
-
 class DockerEngine:
     """Runs tasks in containers of the machine's dockerd."""
 
@@ -70,7 +50,7 @@ class DockerEngine:
         self._ports = Ports(*self._settings.ports)
         self._plans: OrderedDict[_Key, Image] = OrderedDict()
         self._found: dict[_Key, tuple[int, ...]] = {}  # runs of earlier daemons, with their ports
-        self._active: dict[_Key, _Active] = {}
+        self._active: dict[_Key, Active] = {}
         self._remover = Remover(self._dockerd, self._owner, self._in_thread)
         self._watching: asyncio.Task[None] | None = None
         self._quota: bool | None = None  # whether dockerd can limit what a container writes
@@ -110,7 +90,7 @@ class DockerEngine:
         key = run.execution_id, run.attempt
         if other := self._active.get(key):
             return await self._join(other)
-        active = self._active[key] = _Active(run)
+        active = self._active[key] = Active(run)
         outcome = outcomes.stopped(OutcomeKind.CANCELLED)  # for those who wait along, if our caller is cancelled
         try:
             outcome = await self._run(active, started)
@@ -121,23 +101,36 @@ class DockerEngine:
     async def holds(self, execution_id: str, attempt: int) -> bool:
         """Look for the container; one that never began is removed, so that its run begins anew."""
         name = create.name_of(execution_id, attempt)
-        client = await self._in_thread(self._dockerd.client)
-        try:
-            found = await self._in_thread(lambda: self._dockerd.call(lambda: client.inspect_container(name)))
-        except Refused as refused:
-            if refused.status == 404:
-                return False
-            raise NodeFailed(f"dockerd cannot look at {name}: {plain(refused.words)}") from refused
-        labels = found["Config"]["Labels"] or {}
-        if labels.get(create.OWNER) != self._owner:
+        while True:
+            await self._dockerd.back()
+            try:
+                found = await self._in_thread(lambda: self._inspect(name))
+                if found is not None and found["State"]["Status"] == "created":
+                    await self._remover.now(name)
+                    return False
+                break
+            except Gone:
+                continue
+            except Refused as refused:
+                raise NodeFailed(f"dockerd cannot look at {name}: {plain(refused.words)}") from refused
+        if found is None:
             return False
-        if found["State"]["Status"] == "created":
-            await self._remover.now(name)
-            return False
+        labels = found["Config"]["Labels"]
         ports = tuple(int(port) for port in labels.get(create.PORTS, "").split(",") if port)
         self._ports.hold(ports)
         self._found[execution_id, attempt] = ports
         return True
+
+    def _inspect(self, name: str) -> dict[str, Any] | None:
+        """Return a container of ours; None when there is none."""
+        client = self._dockerd.client()
+        try:
+            found: dict[str, Any] = self._dockerd.call(lambda: client.inspect_container(name))
+        except Refused as refused:
+            if refused.status == 404:
+                return None
+            raise
+        return found if (found["Config"]["Labels"] or {}).get(create.OWNER) == self._owner else None
 
     async def forget(self, execution_id: str, attempt: int) -> None:
         """Remove the container, beside everything else."""
@@ -155,16 +148,13 @@ class DockerEngine:
 
     async def sweep(self, keep: frozenset[tuple[str, int]]) -> int:
         """Remove containers of this node and data directory that are neither kept nor in hand."""
-        client = await self._in_thread(self._dockerd.client)
-        filters = {"label": f"{create.OWNER}={self._owner}"}
-        listed = await self._in_thread(lambda: self._dockerd.call(lambda: client.containers(all=True, filters=filters)))
         swept = 0
-        for container in listed:
-            labels = container["Labels"]
+        for container in await self._dockerd.labelled(f"{create.OWNER}={self._owner}"):
+            labels = container.labels
             key = labels.get(create.EXECUTION, ""), int(labels.get(create.ATTEMPT) or 0)
             name = create.name_of(*key)
             if key not in keep and key not in self._active and name not in self._remover:
-                await self._remover.now(str(container["Id"]))
+                await self._remover.now(container.id)
                 swept += 1
         return swept
 
@@ -186,14 +176,14 @@ class DockerEngine:
 
     # ── a run ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _join(self, other: _Active) -> Outcome:
+    async def _join(self, other: Active) -> Outcome:
         try:
             return await asyncio.shield(other.done)
         except asyncio.CancelledError:
             self._stop(other, outcomes.stopped(OutcomeKind.CANCELLED), 0.0)
             raise
 
-    async def _run(self, active: _Active, started: Callable[[], None]) -> Outcome:
+    async def _run(self, active: Active, started: Callable[[], None]) -> Outcome:
         asked_at = time.time_ns()
         try:
             life = await self._life(active, started)
@@ -201,7 +191,7 @@ class DockerEngine:
             return outcomes.never_ran(str(error), error.hint, asked_at)
         active.life = life
         life.unwanted = active.reason is not None
-        thread = active.thread = asyncio.get_running_loop().run_in_executor(self._lives, self._live, life, active.run)
+        thread = asyncio.get_running_loop().run_in_executor(self._lives, self._live, life, active.run)
         self._watch()
         try:
             ended = await asyncio.shield(thread)
@@ -221,7 +211,7 @@ class DockerEngine:
             return outcomes.never_ran(f"{gone}; it went away while the container ran", "", asked_at)
         return await self._outcome(active, life, ended)
 
-    async def _outcome(self, active: _Active, life: Life, ended: Ended) -> Outcome:
+    async def _outcome(self, active: Active, life: Life, ended: Ended) -> Outcome:
         context = outcomes.Context(
             reason=active.reason,
             memory_bytes=active.run.resources.memory,
@@ -235,7 +225,7 @@ class DockerEngine:
             return outcomes.outcome(ended, structs.replace(context, interrupted_until=time.time_ns()))
         return outcome
 
-    async def _life(self, active: _Active, started: Callable[[], None]) -> Life:
+    async def _life(self, active: Active, started: Callable[[], None]) -> Life:
         """Choose everything that a container is created with. Raises what makes that impossible."""
         run, key = active.run, (active.run.execution_id, active.run.attempt)
         loop = asyncio.get_running_loop()
@@ -259,7 +249,7 @@ class DockerEngine:
             body = await self._body(active)
         return Life(self._dockerd, active.name, owner=self._owner, body=body, sinks=sinks, began=began)
 
-    async def _body(self, active: _Active) -> dict[str, Any]:
+    async def _body(self, active: Active) -> dict[str, Any]:
         run = active.run
         image = self._plans.pop((run.execution_id, run.attempt), None)
         read = _spec_of(run)
@@ -279,10 +269,11 @@ class DockerEngine:
     def _look(self, run: RunRequest) -> Choices:
         """Find out what has to be known of this machine, and let the container at its files."""
         if self._quota is None:
-            client = self._dockerd.client()
-            self._quota = can_limit_disk(self._dockerd.call(client.info))
+            with contextlib.suppress(Gone, Refused):  # then it is measured
+                client = self._dockerd.client()
+                self._quota = can_limit_disk(self._dockerd.call(client.info))
         files.open_up(run)
-        return Choices(sizes=files.stream_sizes(run), mount_points=files.mount_points(), disk_quota=self._quota)
+        return Choices(sizes=files.stream_sizes(run), mount_points=files.mount_points(), disk_quota=bool(self._quota))
 
     def _live(self, life: Life, run: RunRequest) -> Ended:
         """See a container to its end, and what it leaves made harmless: everything of a run that blocks."""
@@ -295,7 +286,7 @@ class DockerEngine:
         finally:
             life.close()
 
-    def _began(self, active: _Active, started: Callable[[], None], at: int) -> None:
+    def _began(self, active: Active, started: Callable[[], None], at: int) -> None:
         if active.done.done():
             return
         active.began = True
@@ -306,7 +297,7 @@ class DockerEngine:
             loop = asyncio.get_running_loop()
             active.timer = loop.call_later(max(left_s, 0.0), self._stop, active, reason, 0.0)
 
-    def _over(self, key: _Key, active: _Active, outcome: Outcome) -> None:
+    def _over(self, key: _Key, active: Active, outcome: Outcome) -> None:
         del self._active[key]
         active.done.set_result(outcome)
         self._ports.give_back(active.ports)
@@ -317,14 +308,14 @@ class DockerEngine:
 
     # ── ending one ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _stop(self, active: _Active, reason: Outcome, grace_s: float) -> None:
+    def _stop(self, active: Active, reason: Outcome, grace_s: float) -> None:
         if active.reason is None and not active.done.done():
             active.reason = reason
             if active.life is not None:
                 active.life.unwanted = True
             active.stopper = asyncio.create_task(self._stopping(active, grace_s), name=f"stop {active.name}")
 
-    async def _stopping(self, active: _Active, grace_s: float) -> None:
+    async def _stopping(self, active: Active, grace_s: float) -> None:
         """Signal until it is over: it may be about to begin, and dockerd may be away."""
         if grace_s > 0:
             await self._signal(active.name, active.stop_signal or "SIGTERM")

@@ -20,6 +20,7 @@ PULL_TRIES = 3  # when the link to dockerd or to the registry breaks
 LAYERS_MAX = 1024
 _ABSENT = ("not found", "manifest unknown", "does not exist", "name unknown", "no such image")
 _DENIED = ("unauthorized", "denied", "no basic auth", "authentication required", "forbidden")
+_BROKEN_OFF = "context canceled"  # dockerd is being stopped
 _PLATFORM = ("no matching manifest", "does not match the specified platform")
 
 
@@ -104,14 +105,15 @@ class Images:
             found: dict[str, Any] = self._dockerd.call(lambda: client.inspect_image(wanted.full))
             return found
 
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._short, inspect)
-        except Refused as refused:
-            if refused.status == 404:
-                return None
-            raise NodeFailed(f"dockerd cannot look at the image {wanted.full}: {plain(refused.words)}") from refused
-        except Gone as gone:
-            raise NodeFailed(str(gone)) from gone
+        while True:
+            try:
+                return await asyncio.get_running_loop().run_in_executor(self._short, inspect)
+            except Refused as refused:
+                if refused.status == 404:
+                    return None
+                raise NodeFailed(f"dockerd cannot look at the image {wanted.full}: {plain(refused.words)}") from refused
+            except Gone:
+                await self._dockerd.back()
 
     async def _pull(self, wanted: Reference, progress: Progress) -> None:
         pull = self._pulls.get(wanted.full)
@@ -143,7 +145,7 @@ class Images:
             except Gone as gone:
                 if not tries_left or pull.stop.is_set():
                     raise NodeFailed(f"the image {wanted.full} could not be pulled: {gone}") from gone
-                await asyncio.sleep(2.0 / tries_left)
+                await self._dockerd.back()
 
     def _fetch(self, wanted: Reference, pull: _Pull) -> None:
         """Pull in this thread; end soon after `stop` is set: dockerd gives up when nobody listens."""
@@ -159,7 +161,7 @@ class Images:
                     lines.close()
                     raise NodeFailed(f"pulling {wanted.full} was given up")
                 if words := words_of(line):
-                    raise Refused(500, words)
+                    raise Gone(words) if _BROKEN_OFF in words else Refused(500, words)
                 done, total = layers.add(line)
                 pull.progress(f"pull {wanted.full}", done, total)
 
@@ -191,7 +193,7 @@ def _image(found: dict[str, Any], wanted: Reference) -> Image:
     digests = [str(one) for one in found.get("RepoDigests") or ()]
     own = [one for one in digests if one.partition("@")[0] == wanted.name]
     config = found.get("Config") or {}
-    return Image(str(found["Id"]), (own or digests or [""])[0], str(config.get("StopSignal") or ""))
+    return Image(str(found["Id"]), (own or [""])[0], str(config.get("StopSignal") or ""))
 
 
 def explain(wanted: Reference, words: str, platform: str) -> BacalhauError:

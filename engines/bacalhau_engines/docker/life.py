@@ -22,12 +22,10 @@ from typing import Any
 import msgspec
 
 from bacalhau_engines.docker.create import OWNER
-from bacalhau_engines.docker.dockerd import Dockerd, Gone, Refused, plain
+from bacalhau_engines.docker.dockerd import LOOK_AGAIN_S, PATIENCE_S, Dockerd, Gone, Refused, plain
 from bacalhau_engines.docker.streams import Sinks, received
 from bacalhau_protocol.models.times import parse_time
 
-PATIENCE_S = 120.0  # for a dockerd that has gone away
-LOOK_AGAIN_S = 0.25
 CREATED, OVER = "created", frozenset({"exited", "dead", "removing"})
 _NOT_FOUND = ("executable file not found", "no such file or directory", "stat ")
 _STREAMS = "stdout=1&stderr=1"
