@@ -142,17 +142,36 @@ async def test_readers_share_a_stream(place: Place) -> None:
 
 
 async def test_a_node_without_a_log_says_so(place: Place) -> None:
-    """Its words come through, and the next request asks it anew."""
+    """Its words come through; of an execution that is over it is not asked again: that would block others."""
     asked = asyncio.create_task(place.read())
     await place.node.ends(5000, "execution e-1 not found")
     with pytest.raises(errors.NotFound, match="execution e-1 not found"):
         await asked
 
+    place.live.clear()
     asked = asyncio.create_task(place.read())
     await wait_until(lambda: len(place.node.requests) == 2)
     await place.node.breaks("timeout while waiting for execution logs")
-    with pytest.raises(errors.NotFound, match="timeout while waiting"):
-        await asked
+    for again in (asked, place.read(), place.read(wait_ms=0)):
+        with pytest.raises(errors.NotFound, match="timeout while waiting"):
+            await again
+    assert len(place.node.requests) == 2
+
+
+async def test_what_is_over_is_asked_for_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow node is not asked again while it has not answered; the answer serves everybody."""
+    monkeypatch.setattr(foreign_logs, "SNAPSHOT_WAIT_S", 0.05)
+    place.live.clear()
+    for wait_ms in (0, 20_000):
+        with pytest.raises(errors.TimedOut, match="has not sent the log in time"):
+            await place.read(wait_ms=wait_ms)
+    await place.node.says("one\n")
+    await place.node.ends()
+
+    for wait_ms in (0, 20_000):
+        assert await place.read(wait_ms=wait_ms) == m.LogChunk(stdout=b"one\n", stdout_size=4, ended=True)
+    assert len(place.node.requests) == 1
+    assert place.node.requests[0]["Follow"] is False
 
 
 async def test_a_node_that_is_gone_is_unavailable(place: Place) -> None:

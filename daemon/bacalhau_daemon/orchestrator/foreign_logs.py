@@ -4,7 +4,10 @@ A client asks `bacalhau.x.v1.<node>.in.log.read` for bytes at offsets. A foreign
 orchestrator does in its place, and has the log pushed to it in the node's own protocol (`ncl.logstream`). Such a stream
 always begins at the first byte, so offsets mean the same in every stream of an execution, and one that broke off is
 simply begun anew. A bounded part is held in memory; who has fallen behind it gets a stream of its own, which skips what
-it has. Bacalhau's nodes feed one stream at a time, so readers of one execution share a stream where they can.
+it has.
+
+Bacalhau's nodes feed one stream at a time, so readers of one execution share a stream where they can. Of an execution
+that never ran a node says only after a minute that it has no log, and serves no other meanwhile: it is asked once.
 """
 
 from __future__ import annotations
@@ -28,13 +31,14 @@ from bacalhau_protocol.ncl.logstream import CloseCode, ConsumerOutput, LogClosed
 from bacalhau_protocol.transport.base import Bus, Message, Subscription
 
 VERB = "log.read"
-LOGS_MAX = 8  # held at a time
+LOGS_MAX = 16  # held at a time
 REQUESTS_MAX = 256  # in hand, most of them waiting for output
 CHUNK_BYTES_MAX = 256 * 1024
 FOLLOW_WAIT_S_MAX = 30.0
 SNAPSHOT_WAIT_S = 4.0  # a client waits 5 s for an answer that it did not ask to be held back
 IDLE_S = 30.0  # a log that nobody has asked for so long is let go
 TICK_S = 1.0
+EMPTY_MAX = 1000  # executions of which it is remembered that their node has no log
 STREAM_ID_BYTES = 9
 
 _INBOX = re.compile(rf"_R\.{subjects.TOKEN.pattern}\.")  # an answer to any other subject would speak for us
@@ -54,6 +58,7 @@ class ForeignLogs:
         self._bus, self._key, self._live = bus, key, live
         self._consumer = LogConsumer(secrets.token_hex(STREAM_ID_BYTES))
         self._pulled: dict[str, PulledLog] = {}  # by stream
+        self._empty: dict[str, errors.BacalhauError] = {}  # by execution: its node has said that it has no log
         self._nodes: dict[str, Subscription] = {}
         self._subscriptions: list[Subscription] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -122,34 +127,38 @@ class ForeignLogs:
         return await self._read(node, request)
 
     async def _read(self, node: str, request: m.LogRead) -> m.LogChunk:
-        follow = request.wait_ms > 0
-        pulled = self._find(request, follow=follow) or self._begin(node, request, follow=follow)
-        wait_s = min(request.wait_ms / 1000, FOLLOW_WAIT_S_MAX) if follow else SNAPSHOT_WAIT_S
-        if not self._live(request.execution_id):  # either all of its log comes soon, or there is none
-            wait_s = min(wait_s, SNAPSHOT_WAIT_S)
+        live = self._live(request.execution_id)
+        if not live and request.execution_id in self._empty:
+            raise self._empty[request.execution_id]
+        pulled = self._find(request, live=live) or self._begin(node, request, live=live)
+        # What is over comes soon or not at all.
+        wait_s = min(request.wait_ms / 1000, FOLLOW_WAIT_S_MAX) if request.wait_ms and live else SNAPSHOT_WAIT_S
         await pulled.wait(request, wait_s)
         if not pulled.holds(request):
             raise errors.Busy("the log came faster than it was read", hint="ask again for the same bytes")
         try:
-            return pulled.chunk(request, min(request.limit, CHUNK_BYTES_MAX), live=self._live(request.execution_id))
+            return pulled.chunk(request, min(request.limit, CHUNK_BYTES_MAX), live=live)
+        except errors.TimedOut:
+            raise  # what comes late is for the next request: asking again would only lengthen the node's queue
         except errors.BacalhauError:
             self._forget(pulled)  # the next request begins anew
             raise
 
-    def _find(self, request: m.LogRead, *, follow: bool) -> PulledLog | None:
+    def _find(self, request: m.LogRead, *, live: bool) -> PulledLog | None:
         for pulled in self._pulled.values():
-            fits = pulled.follow or (not follow and pulled.ticket == request.ticket)
+            fits = pulled.follow or pulled.final or (live and not request.wait_ms and not pulled.closed)
             if fits and pulled.execution == request.execution_id and pulled.holds(request):
                 return pulled
         return None
 
-    def _begin(self, node: str, request: m.LogRead, *, follow: bool) -> PulledLog:
+    def _begin(self, node: str, request: m.LogRead, *, live: bool) -> PulledLog:
         if len(self._pulled) >= LOGS_MAX:
             self._let_go()
         if len(self._pulled) >= LOGS_MAX:
             raise errors.Busy(f"{LOGS_MAX} logs of foreign nodes are being read", hint="try again in a moment")
         stream = secrets.token_hex(STREAM_ID_BYTES)
-        pulled = PulledLog(stream, node, request, follow=follow)
+        follow = live and request.wait_ms > 0
+        pulled = PulledLog(stream, node, request, follow=follow, final=not live)
         self._pulled[stream] = pulled
         self._act(self._consumer.open(stream, node, request.execution_id, follow=follow, now=time.time_ns()))
         return pulled
@@ -168,12 +177,21 @@ class ForeignLogs:
                     if (pulled := self._pulled.get(output.stream_id)) is not None:
                         pulled.take(output)
                 case LogClosed():
-                    if (pulled := self._pulled.get(output.stream_id)) is not None:
-                        pulled.end(output)
+                    self._closed(output)
                 case Ignored():
                     log.info("log.ignored", words=output.words)
                 case _:
                     assert_never(output)
+
+    def _closed(self, closed: LogClosed) -> None:
+        pulled = self._pulled.get(closed.stream_id)
+        if pulled is None:
+            return
+        pulled.end(closed)
+        if pulled.final and (empty := pulled.empty) is not None:
+            if len(self._empty) >= EMPTY_MAX:
+                self._empty.pop(next(iter(self._empty)))
+            self._empty[pulled.execution] = empty
 
     def _send(self, send: Send) -> None:
         try:
@@ -189,7 +207,7 @@ class ForeignLogs:
 
     def _let_go(self) -> None:
         """Forget logs that nobody reads any more."""
-        for pulled in [one for one in self._pulled.values() if one.idle_s() > IDLE_S]:
+        for pulled in [one for one in self._pulled.values() if one.begun and one.idle_s() > IDLE_S]:
             self._forget(pulled)
 
     def _forget(self, pulled: PulledLog) -> None:

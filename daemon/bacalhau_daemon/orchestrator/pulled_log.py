@@ -9,7 +9,7 @@ from bacalhau_protocol import errors
 from bacalhau_protocol.api.messages import LogChunk, LogRead
 from bacalhau_protocol.ncl.logstream import CloseCode, LogClosed, LogLine, LogType
 
-HELD_BYTES_MAX = 8 * 1024 * 1024  # of each stream; the front goes when more comes
+HELD_BYTES_MAX = 4 * 1024 * 1024  # of each stream; the front goes when more comes
 HINT = "a node of Bacalhau 1.9 gives one log at a time: another one may be being read"
 
 
@@ -38,14 +38,15 @@ class _Window:
 class PulledLog:
     """What a stream has brought. It begins at the offsets of the request that it was begun for.
 
-    `follow`: it ends with the execution; else at the end of what there is now.
+    `follow`: it ends with the execution; else at the end of what there is now. `final`: the execution was over before
+    it began, so what there is now is all.
     """
 
-    def __init__(self, stream: str, node: str, request: LogRead, *, follow: bool) -> None:
-        self.stream, self.node, self.follow = stream, node, follow
-        self.execution, self.ticket = request.execution_id, request.ticket
+    def __init__(self, stream: str, node: str, request: LogRead, *, follow: bool, final: bool) -> None:
+        self.stream, self.node, self.follow, self.final = stream, node, follow, final
+        self.execution = request.execution_id
         self._stdout, self._stderr = _Window(request.stdout_offset), _Window(request.stderr_offset)
-        self._closed = False
+        self.closed = False
         self._error: errors.BacalhauError | None = None
         self._moved = asyncio.Event()
         self._readers = 0
@@ -54,6 +55,17 @@ class PulledLog:
     def holds(self, request: LogRead) -> bool:
         """Whether what the request asks for is held, or still to come."""
         return self._stdout.start <= request.stdout_offset and self._stderr.start <= request.stderr_offset
+
+    @property
+    def begun(self) -> bool:
+        """Whether the node has said anything."""
+        return self.closed or self._stdout.end + self._stderr.end > 0
+
+    @property
+    def empty(self) -> errors.NotFound | None:
+        """What the node said when it has no log of this."""
+        nothing = self.closed and not self._stdout.end + self._stderr.end
+        return self._error if nothing and isinstance(self._error, errors.NotFound) else None
 
     def idle_s(self) -> float:
         """For how long nobody has read it."""
@@ -71,9 +83,9 @@ class PulledLog:
 
     def end(self, closed: LogClosed) -> None:
         """Nothing more comes. What is said after the end counts for nothing."""
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
+        self.closed = True
         if closed.code == CloseCode.PRODUCER_ERROR:
             self._error = errors.NotFound(f"node {self.node} has no log of it: {closed.text}")
         elif closed.code != CloseCode.NORMAL:
@@ -102,11 +114,11 @@ class PulledLog:
             self._used = time.monotonic()
 
     def _is_enough(self, request: LogRead) -> bool:
-        if self._closed or not self.follow:  # of a snapshot the end is known only when all of it is here
-            return self._closed
+        if self.closed or not self.follow:  # of a snapshot the end is known only when all of it is here
+            return self.closed
         if request.wait_ms:
             return self._stdout.end > request.stdout_offset or self._stderr.end > request.stderr_offset
-        return self._stdout.end + self._stderr.end > 0  # what a shared stream has brought is what there is
+        return self.begun  # what a shared stream has brought is what there is
 
     def chunk(self, request: LogRead, limit: int, *, live: bool) -> LogChunk:
         """Return what there is beyond the request's offsets; it must be held. `live`: its execution is not over.
@@ -116,7 +128,7 @@ class PulledLog:
         NotFound, Unavailable, TimedOut
             when that is nothing, and nothing will come of this stream.
         """
-        known = self._closed or self.follow  # else the last byte is held back: a reader takes the end for the end
+        known = self.closed or self.follow  # else the last byte is held back: a reader takes the end for the end
         sizes = self._stdout.end, self._stderr.end
         stdout_offset, stderr_offset = request.stdout_offset, request.stderr_offset
         stdout = self._stdout.read(stdout_offset, limit, sizes[0] - (not known))
@@ -125,7 +137,7 @@ class PulledLog:
         if not stdout and not stderr and not more:
             if self._error is not None:
                 raise self._error
-            if not known or (not live and not sum(sizes) and not self._closed):
+            if not known or (not live and not self.begun):
                 raise errors.TimedOut(f"node {self.node} has not sent the log in time", hint=HINT)
-        ended = self._closed and self.follow and self._error is None and not more
+        ended = self.closed and (self.follow or self.final) and self._error is None and not more
         return LogChunk(stdout=stdout, stderr=stderr, stdout_size=sizes[0], stderr_size=sizes[1], ended=ended)
