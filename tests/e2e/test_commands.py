@@ -22,7 +22,7 @@ from bacalhau_protocol.client.tree import PART_SUFFIX
 from bacalhau_protocol.client.watch import watch_job
 from bacalhau_tui.data.session import LinkState, Session
 from bacalhau_tui.data.store import Store
-from tests.e2e.cluster import client_of, noop, pause
+from tests.e2e.cluster import all_ended, client_of, noop, pause
 
 BYTES, ENOUGH_BYTES = 40_000_000, 1_000_000
 QUICK = Timing(read_s=30, write_s=30, attempt_s=2)
@@ -207,7 +207,7 @@ async def test_a_session_goes_on_by_itself_after_kill_9(stack: DevStack, port: i
     orchestrator = stack.hybrid(listen=f"127.0.0.1:{port}")
     session = await session_of(orchestrator)
     session.start()
-    async with asyncio.timeout(60), client_of(orchestrator) as client:
+    async with asyncio.timeout(100), client_of(orchestrator) as client:
         first = (await client.submit_job(noop())).job_id
         await until(session, LinkState.LIVE)
         while first not in session.store.jobs:
@@ -223,7 +223,7 @@ async def test_a_session_goes_on_by_itself_after_kill_9(stack: DevStack, port: i
             await pause()
         async with contextlib.aclosing(watch_job(client, second)) as updates:
             _ = [update async for update in updates]
-        truth = {row.id: row for row in (await client.list_jobs()).jobs}
+        truth = {row.id: row for row in await all_ended(client)}
         while session.store.jobs.rows() != truth:
             await pause()
     await session.close()

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from bacalhau_protocol import errors
+from bacalhau_protocol.api import messages as m
 from bacalhau_protocol.client.testing import QUICK, FakeOrchestrator
 from bacalhau_protocol.client.watch import EXIT_FAILED, EXIT_STOPPED, JobUpdate, watch_job
 from bacalhau_protocol.models.states import ComputeStateType, JobStateType
@@ -87,6 +88,20 @@ async def test_a_lost_end_is_found_when_the_feed_is_interrupted(fake: FakeOrches
     updates = [update async for update in watch]
 
     assert updates[-1].ended
+
+
+async def test_an_end_that_was_told_before_the_watch_listened_is_found(fake: FakeOrchestrator) -> None:
+    """The row is gone and the answer was older; the first tick makes it ask for one that has seen what was told."""
+    execution = fake.place(fake.add_job("a"))
+    watch = watch_job(fake.client(), "a")
+    assert not (await anext(watch)).ended
+
+    fake.lose_rows = True
+    fake.finish(execution)
+    await fake.tick()
+
+    assert [update async for update in watch][-1].ended
+    assert fake.requests[-1][2][m.AT_LEAST] == str(fake.seq)
 
 
 async def test_a_silent_orchestrator_is_waited_for(fake: FakeOrchestrator) -> None:

@@ -3,6 +3,8 @@
 Nothing here trusts the connection to deliver everything. Rows of a whole kind carry the number of the row before them,
 so a hole is seen; ticks, once a second, carry the newest numbers, so a hole at the end is seen; ticks that stop, a new
 term and an interrupted link are seen too. In each case the feed says `AskAgain`, and its reader asks the orchestrator.
+So it does with the first tick of a feed that follows some rows only: a row that was sent before the feed listened may
+have been missing in an answer that was asked for afterwards, because answers are a moment behind rows.
 """
 
 from __future__ import annotations
@@ -37,10 +39,11 @@ class Changed(msgspec.Struct, frozen=True):
 
 
 class AskAgain(msgspec.Struct, frozen=True):
-    """Changes of this kind may have been missed (blank: of any kind)."""
+    """Changes of this kind may have been missed (blank: of any kind), none of them newer than log position `seq`."""
 
     kind: str
     reason: str
+    seq: int = 0
 
 
 class Silent(msgspec.Struct, frozen=True):
@@ -164,9 +167,11 @@ class Feed:
             reasons.append("another orchestrator leads")
         if self._client.interruptions != self._interruptions:
             reasons.append("the link was interrupted")
+        if not self._term and not self._whole:
+            reasons.append("rows may have been sent before this feed began")
         self._term, self._interruptions = tick.term, self._client.interruptions
         if reasons:
-            self._put(AskAgain("", ", ".join(reasons)))
+            self._put(AskAgain("", ", ".join(reasons), tick.seq))
         self._filled.set()  # a reader that waits for silence begins to wait anew
 
     def _look_for_holes(self, tick: m.FeedTick) -> None:

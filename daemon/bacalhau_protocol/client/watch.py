@@ -206,7 +206,7 @@ async def _take_in(feed: Feed, watched: _Watched, client: Client) -> int:
             case Silent() | Heard():
                 watched.hear(isinstance(event, Heard))
             case AskAgain():
-                pass
+                position = max(position, event.seq)
     if any(isinstance(event, AskAgain) for event in events):
         await _ask_until_answered(client, watched, position)
     return position
