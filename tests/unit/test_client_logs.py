@@ -149,6 +149,22 @@ async def test_a_node_that_is_gone_leaves_the_kept_end(fake: FakeOrchestrator, m
     assert "100 bytes before it are missing" in note.text
 
 
+@pytest.mark.parametrize("follow", [False, True])
+async def test_a_node_that_refuses_every_ticket_is_not_asked_for_ever(fake: FakeOrchestrator, follow: bool) -> None:
+    """Its clock is wrong: that is said, and the kept end is shown."""
+    job = fake.add_job()
+    execution = running(fake, job)
+    fake.nodes.clock_is_wrong = True
+    if follow:
+        fake.finish(execution)
+
+    events = await read(follow_logs(fake.client(), job, follow=follow))
+
+    notes = [event.text for event in events if isinstance(event, LogNote)]
+    assert len(notes) == 1
+    assert "the ticket has expired" in notes[0]
+
+
 async def test_a_node_that_forgot_the_execution(fake: FakeOrchestrator) -> None:
     """Nothing is kept and nothing is there: it says so, and ends."""
     job = fake.add_job()

@@ -169,7 +169,11 @@ def check_ticket(text: str, keys: Iterable[str], *, execution: str, path: str, r
     """
     ticket = _verified(text, keys)
     if now >= ticket.expires:
-        raise errors.Unauthenticated("the ticket has expired", hint="ask for a new one")
+        late_s = (now - ticket.expires) // 1_000_000_000
+        raise errors.Unauthenticated(
+            f"the ticket has expired, {late_s} s ago by this machine's clock",
+            hint="ask for a new one; if that is refused too, compare the clocks of node and orchestrator",
+        )
     if ticket.execution != execution:
         raise errors.Forbidden(f"the ticket is for another execution than {execution}")
     if not _under(path, ticket.prefix):

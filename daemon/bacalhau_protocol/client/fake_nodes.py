@@ -39,6 +39,7 @@ class FakeNodes:
     def __init__(self, broker: MemoryBroker) -> None:
         self.runs: dict[str, FakeRun] = {}
         self.silent: set[str] = set()  # nodes that do not answer
+        self.clock_is_wrong = False  # then every ticket has expired
         self.damage = 0  # so many of the next chunks come damaged
         self.requests: list[tuple[str, m.Body]] = []
         self.page_rows = m.PAGE_ROWS_MAX
@@ -94,7 +95,7 @@ class FakeNodes:
 
     def _run(self, request: m.LogRead | m.FileList | m.FileRead) -> FakeRun:
         self.requests.append((type(request).__name__, request))
-        if request.ticket != f"ticket-{request.execution_id}":
+        if self.clock_is_wrong or request.ticket != f"ticket-{request.execution_id}":
             raise errors.Unauthenticated("the ticket has expired")
         if request.execution_id not in self.runs:
             raise errors.NotFound("no such execution here")

@@ -186,17 +186,24 @@ class _Reader:
         self._stdout_offset = self._stderr_offset = 0
         self._ticket = ""
         self._first = True
+        self._behind = False  # whether there is more than the last answer had
 
     async def run(self) -> None:
         """Read until the end; take the kept copy when the node does not answer any more."""
         silent_since = time.monotonic()
         pause_s = self._client.timing.pause_min_s
         while True:
+            renewed = not self._ticket
             try:
                 if await self._step():
                     return
                 silent_since, pause_s = time.monotonic(), self._client.timing.pause_min_s
-            except errors.Unauthenticated:
+                if self._behind:
+                    continue
+            except errors.Unauthenticated as error:
+                if renewed:  # a new one is refused too: the node's clock, or its keys, are not the orchestrator's
+                    await self._read_kept(error)
+                    return
                 self._ticket = ""  # it has expired; the next step asks for a new one
             except errors.Forbidden as error:
                 await self._read_kept(error)
@@ -240,6 +247,7 @@ class _Reader:
         chunk = await self._ask(POLL_MS if self._merged.follow else 0, CHUNK_BYTES)
         await self._pass_on(chunk.stdout, chunk.stderr)
         at_end = self._stdout_offset >= chunk.stdout_size and self._stderr_offset >= chunk.stderr_size
+        self._behind = not at_end and bool(chunk.stdout or chunk.stderr)
         return (chunk.ended or not self._merged.follow) and (at_end or not (chunk.stdout or chunk.stderr))
 
     async def _ask(self, wait_ms: int, limit: int) -> m.LogChunk:
