@@ -251,7 +251,14 @@ def key_name(key: str) -> str:
     """Return a key as people write it: `g g`, `^n`, `esc`, `?`."""
     if key.startswith(_CHORD):
         return " ".join(key.removeprefix(_CHORD).split("_"))
-    names = {"escape": "esc", "ctrl+@": "^space", "pageup": "pgup", "pagedown": "pgdn", "shift+tab": "S-tab"}
+    names = {
+        "enter": "enter",
+        "escape": "esc",
+        "ctrl+@": "^space",
+        "pageup": "pgup",
+        "pagedown": "pgdn",
+        "shift+tab": "S-tab",
+    }
     if key in names:
         return names[key]
     return f"^{key.removeprefix('ctrl+')}" if key.startswith("ctrl+") else format_key(key)

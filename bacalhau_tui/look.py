@@ -39,6 +39,7 @@ PAINTS: dict[str, Paint] = {
     Tone.BAD.value: Paint("error"),
     Tone.OFF.value: Paint("dim", ansi="dim"),
     Tone.UNKNOWN.value: Paint("unknown"),
+    "lines--base": Paint("foreground", "background"),
     "lines--cursor": Paint(ground="cursor", attributes="bold", ansi="reverse", nocolor="reverse"),
     "lines--marked": Paint(ground="marked", ansi="bold", nocolor="bold"),
     "lines--head": Paint(ground="bar", ansi="", nocolor=""),
@@ -76,7 +77,7 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
 
     ascii: bool = False
     ellipsis: str = "…"
-    thumb: str = "█"
+    thumb: str = "┃"
     track: str = "│"
     up: str = "▲"
     down: str = "▼"

@@ -55,10 +55,12 @@ class Layout(msgspec.Struct, Generic[Row], frozen=True, kw_only=True):
 
 
 def widths(columns: Iterable[Column[Any]], room: int, *, gap: int = 2) -> list[int]:
-    """Share `room` cells among columns: each has its width, the flexible one the rest (at least its width)."""
+    """Share `room` cells among columns: each has its width, flexible ones share the rest (each at least its width)."""
     columns = list(columns)
-    fixed = sum(column.width for column in columns) + gap * (len(columns) - 1)
-    return [column.width + (max(0, room - fixed) if column.flexible else 0) for column in columns]
+    spare = max(0, room - sum(column.width for column in columns) - gap * (len(columns) - 1))
+    flexible = sum(column.flexible for column in columns)
+    shares = iter([(spare + place) // flexible for place in range(flexible)])
+    return [column.width + (next(shares) if column.flexible else 0) for column in columns]
 
 
 def text_cell(get: Callable[[Row], str]) -> Callable[[Row, int], Cell]:

@@ -58,7 +58,8 @@ def capacity_bar(node: NodeState, name: str, words: str, cells: int = BAR_CELLS)
     if not most:
         return Cell("")
     used = max(0, most - free)
-    return Cell(words, fmt.Tone.WAITING if used >= NEARLY_FULL * most else fmt.Tone.PLAIN, *fmt.bar(used, most, cells))
+    tone = fmt.Tone.WAITING if used >= NEARLY_FULL * most else fmt.Tone.BUSY if used else fmt.Tone.OFF
+    return Cell(words, tone, *fmt.bar(used, most, cells))
 
 
 def _used(name: str, show: Callable[[Any], str]) -> Callable[[NodeState, int], Cell]:
@@ -164,6 +165,7 @@ NODES: Layout[NodeState] = Layout(
             width=24,
             cell=text_cell(lambda n: labels_text(n.info.labels)),
             order=by(lambda n: labels_text(n.info.labels)),
+            flexible=True,
             wide=True,
         ),
     ),

@@ -100,6 +100,7 @@ JOBS: Layout[JobRow] = Layout(
             width=24,
             cell=text_cell(lambda r: r.message),
             order=by(lambda r: r.message),
+            flexible=True,
             wide=True,
         ),
     ),

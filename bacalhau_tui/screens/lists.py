@@ -78,8 +78,8 @@ class ListScreen(Frame, inherit_bindings=False):
         look, tally = self.cluster.look, list[Part]()
         for state, rows in self.table.view.tally().items():
             shown = mark(state)
-            tally.append((f"{look.mark(shown)} {count(rows)} {shown.word.lower()}  ", shown.tone.value))
-        return [(f" {self.NAME}  ", "lines--title"), (self.table.summary(), "")], tally
+            tally.append((f"  {look.mark(shown)} {count(rows)} {shown.word.lower()}", shown.tone.value))
+        return [(f" {self.NAME}  ", "lines--title"), (self.table.summary(), "")], [*tally, (" ", "")]
 
     def update_data(self) -> None:
         """Take in what changed."""

@@ -23,6 +23,7 @@ from bacalhau_tui.widgets.page import PageView
 from bacalhau_tui.widgets.table import Table
 
 EXECUTIONS_MAX = 1_000
+_OF_THE_MACHINE = ("name", "os_arch", "os_type")  # labels that every node has
 RELOAD_S = 5.0
 
 
@@ -94,7 +95,8 @@ class NodeScreen(TabbedFrame, inherit_bindings=False):
         if node is not None:
             state = mark(node_state(node))
             left.append((f"  {look.mark(state)} {state.word}", state.tone.value))
-            left.append((clean(f"  {labels_text(node.info.labels)}"), "lines--dim"))
+            own = {key: value for key, value in (node.info.labels or {}).items() if key not in _OF_THE_MACHINE}
+            left.append((clean(f"  {labels_text(own)}"), "lines--dim"))
         return left, [(f"{clean(self.error.message)} ", "bad")] if self.error is not None else []
 
     def copy_text(self) -> str:

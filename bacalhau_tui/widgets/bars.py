@@ -10,7 +10,7 @@ from textual import events
 from textual.message import Message
 from textual.strip import Strip
 
-from bacalhau_tui.data.format import Tone, calm_age, clean, cut, moment
+from bacalhau_tui.data.format import Tone, calm_age, clean, cut, mark, moment
 from bacalhau_tui.data.session import Link, LinkState
 from bacalhau_tui.keymap import Act, key_name
 from bacalhau_tui.look import Look
@@ -40,12 +40,18 @@ class Bar(Painted, inherit_bindings=False):
         room = self.size.width
         left = self._styled(self.left, base)
         right = self._styled(self.right, base)
-        room -= sum(cell_len(text) for text, _ in left)
+        left, room = self._fitting(left, room)
+        right, room = self._fitting(right, room)
+        return self.strip([*left, (" " * room, base), *right], base=base)
+
+    def _fitting(self, spans: Iterable[Span], room: int) -> tuple[list[Span], int]:
+        """Cut what does not fit; return the room that is left too."""
         fitting: list[Span] = []
-        for text, style in right:
-            fitting.append((cut(text, max(0, room - 1), ellipsis=self.look.ellipsis), style))
-            room -= cell_len(fitting[-1][0])
-        return self.strip([*left, (" " * max(0, room), base), *fitting], base=base)
+        for text, style in spans:
+            if room > 0:
+                fitting.append((cut(text, room, ellipsis=self.look.ellipsis), style))
+                room = max(0, room - cell_len(fitting[-1][0]))
+        return fitting, room
 
     def _styled(self, parts: Iterable[Part], base: Style) -> list[Span]:
         return [(text, base + self.style(name) if name else base) for text, name in parts]
@@ -61,7 +67,8 @@ class Header(Bar, inherit_bindings=False):
             tone = Tone.GOOD if link.state is LinkState.LIVE else Tone.WAITING
             state: list[Part] = [(f"{work}  ", "busy")] if work else []
             state += [("read-only ", "waiting")] if read_only else []
-            state.append((f"{link.state.value} ", tone.value))
+            glyph = self.look.mark(mark("connected" if link.state is LinkState.LIVE else "pending"))
+            state.append((f"{glyph} {link.state.value} ", tone.value))
             self.put([(" bacalhau", "lines--key"), (where, "")], state, base="lines--head")
             return
         since = f"since {moment(link.since)[11:]} UTC ({calm_age(link.since, now_ns)})"

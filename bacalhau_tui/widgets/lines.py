@@ -45,7 +45,7 @@ class Painted(Widget, inherit_bindings=False):
         """Paint one line and remember how (Textual's line API)."""
         strip = self._due.pop(y, None) or self.strip_at(y)
         self._painted[y] = strip
-        return strip.simplify()
+        return strip.apply_style(self.style("lines--base")).simplify()
 
     def repaint(self) -> None:
         """Refresh the cells that look different from what was painted."""

@@ -148,7 +148,7 @@ class LogView(Lines):
         return [(shown, style)]
 
     def _prefix(self, line: Line, *, first: bool) -> list[Span]:
-        spans: list[Span] = []
+        spans: list[Span] = [(" ", Style.null())]
         if self.times:
             spans.append((f"{clock(line.at) if first else '':<13}", self.style("lines--dim")))
         if len(self.log_buffer.sources) > 1:
@@ -166,7 +166,7 @@ class LogView(Lines):
     @property
     def _room(self) -> int:
         """How many cells of text a row has."""
-        prefix = 13 if self.times else 0
+        prefix = 14 if self.times else 1
         prefix += LABEL_WIDTH + 1 if len(self.log_buffer.sources) > 1 else 0
         prefix += 1 if self.streams is Stream.BOTH else 0
         return max(8, self.size.width - 1 - prefix)

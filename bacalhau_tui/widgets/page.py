@@ -18,6 +18,7 @@ from bacalhau_tui.look import Look
 from bacalhau_tui.widgets.lines import Lines, Span
 
 SIDE_STEP = 8
+MARGIN = 1
 WRAP_LINES_MAX = 5_000  # a longer page is not wrapped but cut, and scrolls sideways
 
 _Piece = tuple[str, Tone]
@@ -69,7 +70,7 @@ class PageView(Lines):
     # ── layout ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _lay_out(self) -> None:
-        width = self.size.width - 1
+        width = self.size.width - MARGIN - 1
         wrap = self.wrap and len(self.page) <= WRAP_LINES_MAX and width > 0
         rows: list[_Row] = []
         for line in self.page:
@@ -97,7 +98,7 @@ class PageView(Lines):
         pieces, is_title = self._rows[place]
         base = self.style("lines--title") if is_title else Style.null()
         found = bool(self._hits) and self._is_hit(place)
-        spans: list[Span] = []
+        spans: list[Span] = [(" " * MARGIN, Style.null())]
         for text, tone in pieces:
             style = base if tone is Tone.PLAIN else base + self.style(tone.value)
             spans.extend(marked(text, self.wanted, style, self.style("lines--found")) if found else [(text, style)])

@@ -207,7 +207,8 @@ class Table(Lines):
         return style
 
     def _cell_style(self, cell: Cell, base: Style) -> Style:
-        return base if cell.tone is Tone.PLAIN else base + self.style(cell.tone.value)
+        # Reversed, a colour of its own would be a block in the cursor's row.
+        return base if cell.tone is Tone.PLAIN or base.reverse else base + self.style(cell.tone.value)
 
     def _nothing(self, y: int) -> Strip:
         if self.view.ids or y != 2:

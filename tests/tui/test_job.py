@@ -118,7 +118,7 @@ async def test_a_log_is_searched_from_the_end(fake: FakeOrchestrator, tmp_path: 
         await deck.press("N")
         assert "row 108 " in deck.text.splitlines()[3]
         await deck.press("w", "G")
-        assert set(deck.text.splitlines()[21].rstrip("│█").strip()) == {"x"}
+        assert set(deck.text.splitlines()[21].rstrip("│┃").strip()) == {"x"}
         await deck.press("slash", *["backspace"] * 6)
         await deck.type("nowhere")
         await deck.press("enter")
