@@ -1,8 +1,9 @@
-"""The node's journal in a thread of its own: one writer, off the event loop."""
+"""The node's journal: one writer, in a thread of its own; small appends happen on the loop while the disk is quick."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +20,9 @@ from bacalhau_protocol import errors
 
 T = TypeVar("T")
 
+QUICK_S, QUICK_BYTES = 0.003, 16 * 1024
+"""After an append that took longer the next goes to the thread, until one there was quick; larger ones always do."""
+
 
 class Loaded(msgspec.Struct, frozen=True):
     """The journal, folded."""
@@ -29,13 +33,18 @@ class Loaded(msgspec.Struct, frozen=True):
 
 
 class Journal:
-    """A log port behind one thread. `open_log` is called in that thread."""
+    """A log port behind one thread. `open_log` is called in that thread.
+
+    A change of threads and back costs as much as a quick append (see `orchestrator/appender.py`).
+    """
 
     def __init__(self, node: str, open_log: Callable[[], Log]) -> None:
         self._node = node
         self._open = open_log
         self._log: Log | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
+        self._in_thread = 0  # calls that the thread has not finished
+        self._quick = True  # whether the last append was
 
     async def load(self) -> Loaded:
         """Open at the first call; read and fold everything.
@@ -51,9 +60,16 @@ class Journal:
 
     async def append(self, expected: int, data: bytes) -> Outcome:
         """Append a record."""
-        log = self._log
-        assert log is not None, "loaded first"
-        return await self._do(lambda: log.append(expected, data))
+        if self._quick and not self._in_thread and len(data) <= QUICK_BYTES:
+            return self._append(expected, data)
+        return await self._do(lambda: self._append(expected, data))
+
+    def _append(self, expected: int, data: bytes) -> Outcome:
+        assert self._log is not None, "loaded first"
+        started = time.perf_counter()
+        outcome = self._log.append(expected, data)
+        self._quick = time.perf_counter() - started < QUICK_S
+        return outcome
 
     async def trim(self, before: int) -> None:
         """Forget records."""
@@ -69,7 +85,11 @@ class Journal:
         self._thread.shutdown()
 
     async def _do(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        self._in_thread += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        finally:
+            self._in_thread -= 1
 
     def _load(self) -> Loaded:
         if self._log is None:

@@ -220,7 +220,7 @@ class Node:
 
     # ── inputs ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _message(self, message: Message) -> None:
+    def _message(self, message: Message) -> None:
         self.machine.message(message, time.time_ns())
         self._wake.set()
 
