@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from bacalhau_daemon.testing import wait_until
-from bacalhau_engines.docker import DockerEngine
+from bacalhau_engines.docker import DockerEngine, create
 from bacalhau_engines.testing import OUTPUT, Program, Started, local_input, perform, run_request
 from bacalhau_protocol.models.job import NetworkConfig, NetworkType, Port, SpecConfig
 from bacalhau_protocol.models.resources import Resources
@@ -310,6 +310,22 @@ async def test_the_timeout_counts_from_the_true_beginning(tmp_path: Path) -> Non
         outcome = await second.run(run, Started())
     assert outcome.kind is OutcomeKind.TIMED_OUT
     assert 2.0e9 <= outcome.ended_at - outcome.started_at < 10e9
+
+
+async def test_a_container_that_never_began_is_made_anew(tmp_path: Path) -> None:
+    """A daemon that ended between creating and starting has left one that refers to inputs of its own."""
+    run = run_request(tmp_path, shell("echo once"))
+    first = DockerEngine(context(tmp_path))
+    await perform(first, run)  # so that there is an image
+    with client() as made:
+        labels = {create.OWNER: create.owner_of(context(tmp_path))}
+        made.create_container(IMAGE, ["echo", "stale"], name=create.name_of("e-new", 1), labels=labels)
+    await first.close()
+    again = run_request(tmp_path, shell("echo new"), execution_id="e-new")
+    async with docker_engine(tmp_path) as second:
+        assert not await second.holds("e-new", 1)
+        await perform(second, again)
+    assert again.stdout_path.read_text() == "new\n"
 
 
 async def test_nothing_is_held_of_others(tmp_path: Path) -> None:

@@ -50,9 +50,11 @@ def test_a_container_is_closed(tmp_path: Path) -> None:
 
 def test_what_the_operator_allows_is_given(tmp_path: Path) -> None:
     """Capabilities, another runtime, a read-only root."""
-    settings = Settings(capabilities=frozenset({"CHOWN"}), runtime="runsc", read_only_root=True, init=False)
-    host = body(request(tmp_path), settings)["HostConfig"]
+    settings = Settings(capabilities=frozenset({"CHOWN"}), runtime="runsc", read_only_root=True, init=False, user="7:7")
+    made = body(request(tmp_path), settings)
+    host = made["HostConfig"]
     assert (host["CapAdd"], host["Runtime"], host["ReadonlyRootfs"], host["Init"]) == (["CHOWN"], "runsc", True, False)
+    assert made["User"] == "7:7"
 
 
 def test_a_name_is_of_one_attempt_and_an_owner_of_one_directory(tmp_path: Path) -> None:

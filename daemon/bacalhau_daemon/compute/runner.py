@@ -88,6 +88,7 @@ class Run:
         self.stopping: asyncio.Task[None] | None = None
         self.limit: Outcome | None = None  # why we stopped it, if the engine does not say
         self.left_behind: Engine | None = None  # it keeps something of the run until it is told that the end is on disk
+        self.let_go = False  # we end, the run goes on without us
 
     @property
     def phase(self) -> str:
@@ -112,6 +113,7 @@ class Runner:
         self.listener = listener
         self.env_allowed, self.environ = env_allowed, environ or {}
         self._runs: dict[str, Run] = {}
+        self._stopped = False
 
     def __contains__(self, execution_id: str) -> bool:
         return execution_id in self._runs
@@ -153,6 +155,7 @@ class Runner:
             for run in ending if then else ():
                 if run.id in self._runs and not self._outlives(run):
                     self.cancel(run.id, run.action.attempt)
+        self._stopped = True
 
     def _outlives(self, run: Run) -> bool:
         """Whether a run goes on without us, and is found by the next daemon."""
@@ -165,6 +168,8 @@ class Runner:
         del self._runs[run.id]
         if run.stopping is not None:
             run.stopping.cancel()
+        if run.let_go:
+            return
         never_begun = RunEnded(id=run.id, attempt=run.action.attempt, cancelled=True)
         self.listener.ended(never_begun if task.cancelled() else task.result())
 
@@ -173,6 +178,7 @@ class Runner:
         try:
             return await self._run(run)
         except asyncio.CancelledError:
+            run.let_go = self._stopped and not run.cancelled
             return RunEnded(id=run.id, attempt=run.action.attempt, cancelled=True, phases=tuple(run.phases))
         except errors.BacalhauError as error:
             topic = compute_reports.INPUTS if isinstance(error, errors.InputFailed) else _TOPICS[run.phase]
@@ -184,10 +190,15 @@ class Runner:
             words = f"internal error: {type(error).__name__}: {error}"
             return _failed(run, Failure(message=words, topic=_TOPICS[run.phase], code=errors.Internal.code))
         finally:
-            if run.left_behind is not None:
-                await run.left_behind.forget(run.id, run.action.attempt)
-            if run.prepared or compute_bid.inputs(run.job.task):
-                await asyncio.shield(preparing.release(self.plugins, run.prepared, self.directory(run.id)))
+            if not run.let_go:
+                await self._tidy(run)
+
+    async def _tidy(self, run: Run) -> None:
+        """Let go of what was held for a run that is over."""
+        if run.left_behind is not None:
+            await run.left_behind.forget(run.id, run.action.attempt)
+        if run.prepared or compute_bid.inputs(run.job.task):
+            await asyncio.shield(preparing.release(self.plugins, run.prepared, self.directory(run.id)))
 
     async def _make_room(self, run: Run, error: OSError) -> RunEnded:
         """Give up a run that has filled the disk, and what it wrote: else its end could not be recorded either."""

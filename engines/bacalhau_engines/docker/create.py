@@ -78,6 +78,8 @@ def container(run: RunRequest, chosen: Choices, settings: Settings, owner: str, 
         "StopTimeout": 0,
         "HostConfig": _host(run, chosen, settings),
     }
+    if settings.user:
+        made["User"] = settings.user
     if spec.entrypoint:
         made["Entrypoint"] = list(spec.entrypoint)
     if spec.parameters:

@@ -42,6 +42,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     output_bytes: int = 8 * 1024**3  # of outputs and container together, for a task that does not say how much disk
     stream_bytes: int = 1024**3  # of stdout and of stderr, each
     capabilities: frozenset[str] = frozenset()  # given to containers; none are kept without
+    user: str = ""  # whom programs run as, `1000:1000` for instance; blank: as the image says, which is mostly root
     read_only_root: bool = False
     init: bool = True  # a small process 1 that passes signals on and reaps; dockerd brings it along
     runtime: str = ""  # another OCI runtime, `runsc` for instance
