@@ -121,8 +121,10 @@ class Accesses:
         elif served or self._is_own(execution.node_id):
             expires = now + TICKET_TTL_S * 1_000_000_000
             ticket = self._signer.sign(Ticket(user=user, execution=execution.id, expires=expires))
+        elif self._is_foreign(execution.node_id):
+            message = f"node {execution.node_id} runs Bacalhau 1.9 and serves no more of it than it has reported"
         else:
-            message = f"node {execution.node_id} is not one of ours, or gone: only what it reported is known"
+            message = f"node {execution.node_id} is gone: only what it reported is known"
         return Access(
             execution_id=execution.id,
             node_id=execution.node_id,

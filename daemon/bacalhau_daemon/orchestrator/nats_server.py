@@ -31,6 +31,7 @@ MAX_PENDING_BYTES = 64 * 1024 * 1024  # of one connection that does not read; ov
 AUTH_TIMEOUT_S = 4
 START_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 3.0
+CANCEL_AGAIN_S = 1.0
 START_POLL_S = 0.002
 PROBES_FAILED_MAX = 3
 RESTART_MIN_S, RESTART_MAX_S = 0.02, 2.0
@@ -99,10 +100,9 @@ class NatsServer:
 
     async def stop(self) -> None:
         """Stop it: SIGTERM, after a while SIGKILL."""
-        if self._watcher is not None:
+        while self._watcher is not None and not self._watcher.done():  # a cancellation can meet a time-out and be lost
             self._watcher.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._watcher
+            await asyncio.wait({self._watcher}, timeout=CANCEL_AGAIN_S)
         await self._end(signal.SIGTERM)
 
     # ── one life ──────────────────────────────────────────────────────────────────────────────────────────────────
