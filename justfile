@@ -49,4 +49,4 @@ wasm:
 
 # pictures for the README, made from a real cluster
 screenshots:
-    python screenshots/make.py
+    python -m screenshots.make
