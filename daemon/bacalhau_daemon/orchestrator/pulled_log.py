@@ -10,7 +10,7 @@ from bacalhau_protocol.api.messages import LogChunk, LogRead
 from bacalhau_protocol.ncl.logstream import CloseCode, LogClosed, LogLine, LogType
 
 HELD_BYTES_MAX = 4 * 1024 * 1024  # of each stream; the front goes when more comes
-HINT = "a node of Bacalhau 1.9 gives one log at a time: another one may be being read"
+WHY = "a node of Bacalhau 1.9 gives one log at a time, and waits a minute for one that there is not"
 
 
 class _Window:
@@ -89,7 +89,7 @@ class PulledLog:
         if closed.code == CloseCode.PRODUCER_ERROR:
             self._error = errors.NotFound(f"node {self.node} has no log of it: {closed.text}")
         elif closed.code != CloseCode.NORMAL:
-            self._error = errors.Unavailable(f"node {self.node} gives no log: {closed.text}", hint=HINT)
+            self._error = errors.Unavailable(f"node {self.node} gives no log: {closed.text}")
         self._wake()
 
     def _wake(self) -> None:
@@ -138,6 +138,6 @@ class PulledLog:
             if self._error is not None:
                 raise self._error
             if not known or (not live and not self.begun):
-                raise errors.TimedOut(f"node {self.node} has not sent the log in time", hint=HINT)
+                raise errors.TimedOut(f"node {self.node} has not sent the log in time: {WHY}")
         ended = self.closed and (self.follow or self.final) and self._error is None and not more
         return LogChunk(stdout=stdout, stderr=stderr, stdout_size=sizes[0], stderr_size=sizes[1], ended=ended)
