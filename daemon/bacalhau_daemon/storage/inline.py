@@ -22,6 +22,7 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 
 from bacalhau_daemon.storage import params
+from bacalhau_protocol.archives import CheckedTarInfo
 from bacalhau_protocol.errors import BacalhauError, InputFailed, SpecError
 from bacalhau_protocol.models.job import InputSource, Job, SpecConfig
 from bacalhau_protocol.plugins import Ability, PluginContext, PreparedInput, Progress
@@ -116,7 +117,10 @@ def _write(data: _Data, into: Path) -> tuple[Path, int]:
 
 def _unpack(content: bytes, root: Path) -> int:
     total = entries = 0
-    with gzip.open(io.BytesIO(content)) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+    with (
+        gzip.open(io.BytesIO(content)) as stream,
+        tarfile.open(fileobj=stream, mode="r|", tarinfo=CheckedTarInfo) as archive,
+    ):
         for entry in archive:
             entries += 1
             if entries > ARCHIVE_ENTRIES_MAX:

@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from bacalhau_protocol import errors
+from bacalhau_protocol.archives import CheckedTarInfo
 from bacalhau_protocol.client.threads import in_thread
 from bacalhau_protocol.client.tree import Part, Tree
 
@@ -111,7 +112,7 @@ def unpack(archive: Path, tree: Tree, *, overwrite: bool) -> Unpacked:
     links: list[tarfile.TarInfo] = []
     files = total_bytes = 0
     try:
-        with tarfile.open(archive) as tar:
+        with tarfile.open(archive, tarinfo=CheckedTarInfo) as tar:
             for count, member in enumerate(tar, 1):
                 total_bytes += member.size
                 files += member.isreg()
