@@ -124,11 +124,24 @@ def list_credentials(state: State) -> api.CredentialPage:
 def _issue(context: Context, state: State, request: Request, identity: str, role: Role) -> tuple[str, CredentialIssued]:
     if len(state.credentials) >= CREDENTIALS_MAX:
         raise errors.Busy(f"the cluster has {CREDENTIALS_MAX} credentials already")
+    _check_role(state, identity, role)
     secret = make_secret(identity, context.random)
     event = CredentialIssued(
         identity=identity, role=role, sha256=hash_secret(secret), by=request.user, request=request.id
     )
     return secret, event
+
+
+def _check_role(state: State, identity: str, role: Role) -> None:
+    """Refuse a second role: a client is as strong as its strongest credential, a node of its name locks it out."""
+    for sha256 in state.identities.get(identity, ()):
+        other = state.credentials[sha256]
+        if other.role is not role and not other.revoked:
+            raise errors.Conflict(
+                f"{identity!r} has a credential as {other.role} already",
+                hint="choose another name, or revoke that one first",
+                place="Identity",
+            )
 
 
 def _identity(text: str) -> str:
