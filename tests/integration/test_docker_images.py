@@ -72,11 +72,13 @@ async def test_an_image_is_pulled_and_its_digest_recorded(tmp_path: Path, public
 
 async def test_a_digest_is_a_name(tmp_path: Path, public: str, name: str) -> None:
     """An image can be pinned."""
-    pushed = push(IMAGE, f"{public}/{name}")
+    pushed = push(load_image(f"{public}/{name}", filler=secrets.token_bytes(8)), f"{public}/{name}")
     async with docker_engine(tmp_path) as engine:
         outcome = await perform(engine, run_request(tmp_path, shell("true", image=pushed)))
+        await engine.removed("e-1", 1)
         with client() as docker:
-            docker.remove_image(pushed)
+            docker.remove_image(docker.inspect_image(pushed)["Id"], force=True)
+            assert not docker.images(pushed)
         pinned = run_request(tmp_path, shell("echo pinned", image=outcome.details["Image"]), execution_id="e-2")
         assert (await perform(engine, pinned)).kind is OutcomeKind.EXITED
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from bacalhau_engines.docker.settings import HERE
 from bacalhau_protocol.errors import NodeFailed
 
 if TYPE_CHECKING:
@@ -114,12 +115,11 @@ class Dockerd:
         except docker.errors.APIError as error:
             status = error.response.status_code if error.response is not None else 500
             raise Refused(status, str(error.explanation or error).strip()) from error
-        except (
-            requests.exceptions.RequestException,
-            urllib3.exceptions.HTTPError,
-            docker.errors.DockerException,
-            OSError,
-        ) as error:
+        except docker.errors.DockerException as error:  # of the SDK itself: its version check, a helper for credentials
+            if "server API version" in str(error):
+                raise Gone(f"dockerd does not answer at {self.socket}: {error}") from error
+            raise Refused(500, str(error)) from error
+        except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             raise Gone(f"dockerd does not answer at {self.socket}: {error}") from error
 
     def stream(self, method: str, path: str) -> socket_.socket:
@@ -155,8 +155,14 @@ class Dockerd:
         return link
 
     def reload_credentials(self) -> None:
-        """Read the credentials of registries again: people log in while we run."""
-        self.client().reload_config(self._docker_config or None)
+        """Read the credentials of registries again: people log in while we run. Raises `NodeFailed`."""
+        client = self.client()
+        try:
+            self.call(lambda: client.reload_config(self._docker_config or None))
+        except (Refused, Gone) as error:
+            raise NodeFailed(
+                f"docker's own settings, with the credentials of registries, cannot be read: {error}"
+            ) from error
 
     def close(self) -> None:
         """Close idle connections."""
@@ -173,6 +179,8 @@ class Dockerd:
         NodeFailed
             when nobody answers, with what to do.
         """
+        if not self.socket.startswith("/"):
+            raise NodeFailed(f"the docker host {self.socket} is not a socket of this machine", hint=HERE)
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
                 body = await _get(self.socket, "/version")
@@ -203,13 +211,12 @@ class Dockerd:
         except (OSError, ValueError, TimeoutError, msgspec.MsgspecError) as error:
             raise Gone(f"dockerd does not answer at {self.socket}: {error}") from error
 
-    async def back(self) -> None:
+    async def back(self) -> Version:
         """Wait for a dockerd that has gone away. Raises `NodeFailed` when it stays away."""
         deadline = asyncio.get_running_loop().time() + PATIENCE_S
         while True:
             try:
-                await self.version()
-                break
+                return await self.version()
             except NodeFailed:
                 if asyncio.get_running_loop().time() > deadline:
                     raise

@@ -209,6 +209,8 @@ class DockerEngine:
         except Gone as gone:
             self._remover.soon(active.name)
             return outcomes.never_ran(f"{gone}; it went away while the container ran", "", asked_at)
+        if life.quota_refused:
+            self._quota = False
         return await self._outcome(active, life, ended)
 
     async def _outcome(self, active: Active, life: Life, ended: Ended) -> Outcome:

@@ -16,7 +16,9 @@ OUTPUT_MODE = 0o777  # in a directory that only the daemon can enter
 
 
 def mount_points() -> tuple[str, ...]:
-    """Return where file systems are mounted on this machine."""
+    """Return where file systems are mounted on this machine; nothing where the kernel does not say."""
+    if not MOUNTS.exists():
+        return ()
     return create.mount_points_of(MOUNTS.read_text())
 
 

@@ -72,7 +72,7 @@ class Images:
         wanted = reference(name)
         if wanted is None:
             raise SpecError(f"{name!r} is not the name of an image", place="Engine.Params.Image")
-        self.platform = self.platform or (await self._dockerd.version()).platform
+        self.platform = self.platform or (await self._dockerd.back()).platform
         found = None
         if self._policy is not Pull.ALWAYS:
             found = await self._inspect(wanted)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -83,20 +84,27 @@ class Life:
         self._dockerd, self._owner, self._body = dockerd, owner, body
         self._open, self._began = sinks, began
         self._created = self._told = False
-        self._stop = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._abandoned = False
+        self.quota_refused = False  # dockerd cannot limit what a container writes after all
+        self._stop, self._stopper = os.pipe()  # readable once it is abandoned
+        self._lock = threading.Lock()
+        self._abandoned = self._closed = False
 
     def abandon(self) -> None:
         """End the thread; the container goes on."""
-        self._abandoned = True
-        os.eventfd_write(self._stop, 1)
+        with self._lock:
+            if not self._abandoned and not self._closed:
+                self._abandoned = True
+                os.write(self._stopper, b"!")
 
     def close(self) -> None:
         """Close files; the thread has ended."""
         if self.sinks is not None:
             self.sinks.close()
             self.sinks = None
-        os.close(self._stop)
+        with self._lock:
+            self._closed = True
+            os.close(self._stop)
+            os.close(self._stopper)
 
     def live(self) -> Ended:
         """Create the container, or find it, and see it to its end.
@@ -110,6 +118,10 @@ class Life:
             self._check()
             try:
                 return step()
+            except Refused as refused:
+                if refused.status == 404:
+                    raise NeverRan("the container is gone: somebody removed it", 137) from refused
+                raise NeverRan(f"dockerd cannot look at the container: {plain(refused.words)}") from refused
             except Gone as gone:
                 self._wait_for_dockerd(gone)
                 if self.sinks is not None:
@@ -128,6 +140,9 @@ class Life:
         except Refused as refused:
             if refused.status == 409 and "already in use" in refused.words:
                 return self._find()
+            if "quota" in refused.words and body["HostConfig"].pop("StorageOpt", None):
+                self.quota_refused = True
+                return self._create()
             raise NeverRan(f"the container could not be created: {plain(refused.words)}") from refused
         self._created = True
         self.id = str(made["Id"])
@@ -137,11 +152,9 @@ class Life:
         try:
             found = self._inspect(self.name)
         except Refused as refused:
-            if refused.status != 404:
-                raise NeverRan(f"dockerd cannot look at the container: {plain(refused.words)}") from refused
-            if self._body is not None and not self._created:
+            if refused.status == 404 and self._body is not None and not self._created:
                 return self._create()
-            raise NeverRan("the container is gone: somebody removed it", 137) from refused
+            raise
         labels = found["Config"]["Labels"] or {}
         if labels.get(OWNER) != self._owner:
             raise NeverRan(

@@ -12,6 +12,7 @@ import msgspec
 from bacalhau_protocol.errors import UsageError
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
+HERE = "containers work on files of this machine, so dockerd has to run on it, at unix:///PATH"
 PORT_MIN, PORT_MAX = 1024, 65535
 
 
@@ -54,11 +55,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"ports must be two numbers from {PORT_MIN} to {PORT_MAX}, the smaller one first")
         if self.processes_max < 1 or self.output_bytes < 1 or self.stream_bytes < 1:
             raise ValueError("processes_max, output_bytes and stream_bytes must be larger than 0")
-        if not self.url.startswith("unix:///"):
-            raise ValueError(
-                f"the docker host {self.url!r} is not a socket of this machine (unix:///PATH): "
-                "containers work on files of this machine, so dockerd has to run on it"
-            )
+        if self.host and not self.host.startswith("unix:///"):
+            raise ValueError(f"the docker host {self.host!r} is not a socket of this machine: {HERE}")
 
     @property
     def url(self) -> str:
