@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from bacalhau_daemon.core.inputs import CheckExecution, CheckNode, Reconcile
 from bacalhau_daemon.core.recall import Recall
 from bacalhau_daemon.core.state import JobState
@@ -9,6 +11,7 @@ from bacalhau_daemon.core.timers import PRUNE_FROM, Timers
 from bacalhau_daemon.testing import World, a_job
 from bacalhau_protocol.api.messages import Empty
 from bacalhau_protocol.models.job import Job
+from bacalhau_protocol.transport.base import Message
 
 
 def a_job_state(j: int) -> JobState:
@@ -116,3 +119,15 @@ def test_answers_of_what_was_not_stored_are_taken_back() -> None:
 
     assert recall.answer(("alice", "r-1")) == Empty()
     assert recall.answer(("alice", "r-2")) is None
+
+
+@pytest.mark.parametrize("verb", ["hello", "phase", "logtail"])
+def test_what_a_node_nests_without_end_is_counted_as_unreadable(verb: str) -> None:
+    """And raises nothing."""
+    world = World()
+    world.start()
+    deep = b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+
+    world.machine.message(Message(f"bacalhau.x.v1.n-1.out.{verb}", deep), world.now)
+
+    assert world.machine.link.counters["Unreadable"] == 1

@@ -65,7 +65,7 @@ class NodeLink:
         node, _, verb = message.subject.removeprefix(f"{subjects.EXTENSION}.").partition(".out.")
         try:
             return self._extension(node, verb, message, now)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             self.counters["Unreadable"] += 1
             return []
 
