@@ -8,6 +8,7 @@ lock is let go. A role that fails takes the process with it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import signal
@@ -27,6 +28,7 @@ from bacalhau_protocol import errors
 from bacalhau_protocol.transport.settings import NatsSettings
 
 READY_FILE = "ready.json"
+JOIN_AGAIN_S = 2.0
 GC_OBJECTS = 20_000  # new ones between two looks
 log = structlog.get_logger(__name__)
 
@@ -107,8 +109,8 @@ class Process:
         try:
             if self._settings.orchestrator.enabled:
                 await self._orchestrate()
-            else:
-                await self._compute(await self._link(), Led(address="", node="", cluster="", own_node=_no_own_node))
+            elif (link := await self._link()) is not None:
+                await self._compute(link, Led(address="", node="", cluster="", own_node=_no_own_node))
         finally:
             self._ready_path.unlink(missing_ok=True)
         log.info("daemon.stopped")
@@ -160,9 +162,20 @@ class Process:
 
         await run(self._settings, link, ready=ready, stop=self._stop)
 
-    async def _link(self) -> NatsSettings:
-        """Return how a node without orchestrator in its process connects."""
-        return await joining.resolve(self._settings)
+    async def _link(self) -> NatsSettings | None:
+        """Return how a node without orchestrator in its process connects; None when it was told to stop meanwhile."""
+        said = False
+        while not self._stop.is_set():
+            try:
+                return await joining.resolve(self._settings)
+            except errors.Unavailable as error:  # the certificate that the token names cannot be fetched yet
+                if not said:
+                    log.warning("link.trouble", reason=str(error), hint="it is tried again and again")
+                said = True
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(JOIN_AGAIN_S):
+                    await self._stop.wait()
+        return None
 
     def _say_ready(self, address: str, node: str, cluster: str) -> None:
         enabled = {
