@@ -186,7 +186,8 @@ class Site:
         self.bus.cut()
         node = self.node
         assert node.runner is not None
-        tasks = [task for task in asyncio.all_tasks() if task.get_name().startswith(("execution", "compute", "stop "))]
+        node.stopped = True
+        tasks = [task for task in asyncio.all_tasks() if task.get_name().startswith(("execution", "stop "))]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,27 +1,21 @@
-"""The node's journal: one writer, in a thread of its own; small appends happen on the loop while the disk is quick."""
+"""The node's journal: read and folded at the start, then appended to, by one user at a time."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
 from bacalhau_daemon.core.compute_events import CODEC
 from bacalhau_daemon.core.compute_fold import fold_record
 from bacalhau_daemon.core.compute_state import ComputeState
+from bacalhau_daemon.log.appender import Appender
 from bacalhau_daemon.log.base import Log, Outcome
 from bacalhau_daemon.log.records import Chain
 from bacalhau_protocol import errors
-
-T = TypeVar("T")
-
-QUICK_S, QUICK_BYTES = 0.003, 16 * 1024
-"""After an append that took longer the next goes to the thread, until one there was quick; larger ones always do."""
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -33,18 +27,15 @@ class Loaded(msgspec.Struct, frozen=True):
 
 
 class Journal:
-    """A log port behind one thread. `open_log` is called in that thread.
-
-    A change of threads and back costs as much as a quick append (see `orchestrator/appender.py`).
-    """
+    """A log port and its one user (`log/appender.py`). `open_log` is called in a thread."""
 
     def __init__(self, node: str, open_log: Callable[[], Log]) -> None:
         self._node = node
         self._open = open_log
         self._log: Log | None = None
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
-        self._in_thread = 0  # calls that the thread has not finished
-        self._quick = True  # whether the last append was
+        self._appender: Appender | None = None
+        self._settled: Callable[[Outcome], None] | None = None
+        self._failed: Callable[[BaseException], None] | None = None
 
     async def load(self) -> Loaded:
         """Open at the first call; read and fold everything.
@@ -56,58 +47,58 @@ class Journal:
         UsageError
             when it is another node's.
         """
-        return await self._do(self._load)
+        if self._appender is None:
+            self._log = await asyncio.to_thread(self._open)
+            self._appender = Appender(self._log, self._on_settled, self._on_failed)
+        return await self._appender.do(partial(_load, self._node))
 
-    async def append(self, expected: int, data: bytes) -> Outcome:
-        """Append a record."""
-        if self._quick and not self._in_thread and len(data) <= QUICK_BYTES:
-            return self._append(expected, data)
-        return await self._do(lambda: self._append(expected, data))
+    def listen(self, settled: Callable[[Outcome], None], failed: Callable[[BaseException], None]) -> None:
+        """Say who gets the outcomes of appends, and what must end the process."""
+        self._settled, self._failed = settled, failed
 
-    def _append(self, expected: int, data: bytes) -> Outcome:
-        assert self._log is not None, "loaded first"
-        started = time.perf_counter()
-        outcome = self._log.append(expected, data)
-        self._quick = time.perf_counter() - started < QUICK_S
-        return outcome
+    def append(self, expected: int, data: bytes) -> None:
+        """Append a record; the outcome comes at once or later."""
+        assert self._appender is not None, "loaded first"
+        self._appender.append(expected, data)
 
     async def trim(self, before: int) -> None:
         """Forget records."""
-        log = self._log
-        assert log is not None, "loaded first"
-        await self._do(lambda: log.trim(before))
+        assert self._appender is not None, "loaded first"
+        await self._appender.do(lambda log: log.trim(before))
+
+    def _on_settled(self, outcome: Outcome) -> None:
+        assert self._settled is not None, "who appends listens"
+        self._settled(outcome)
+
+    def _on_failed(self, error: BaseException) -> None:
+        assert self._failed is not None, "who appends listens"
+        self._failed(error)
 
     async def close(self) -> None:
-        """Close the file and end the thread."""
+        """Close the file and end the thread; again: nothing."""
+        appender, self._appender = self._appender, None
+        if appender is not None:
+            await asyncio.to_thread(appender.close)
         close = getattr(self._log, "close", None)
+        self._log = None
         if close is not None:
-            await self._do(close)
-        self._thread.shutdown()
+            await asyncio.to_thread(close)
 
-    async def _do(self, work: Callable[[], T]) -> T:
-        self._in_thread += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-        finally:
-            self._in_thread -= 1
 
-    def _load(self) -> Loaded:
-        if self._log is None:
-            self._log = self._open()
-        log = self._log
-        state, chain, size = ComputeState(), log.origin, 0
-        for _, data in log.read(1):
-            chain = chain.verify(data)
-            fold_record(state, CODEC.decode(data))
-            size += len(data)
-        state.event = chain.event
-        owner = chain.cluster.removeprefix("node ")
-        if owner and owner != self._node:
-            raise errors.UsageError(
-                f"this data directory belongs to node {owner!r}, not to {self._node!r}",
-                hint="give each node a data directory of its own; delete this one if its node never ran anything",
-            )
-        return Loaded(state, chain, size)
+def _load(node: str, log: Log) -> Loaded:
+    state, chain, size = ComputeState(), log.origin, 0
+    for _, data in log.read(1):
+        chain = chain.verify(data)
+        fold_record(state, CODEC.decode(data))
+        size += len(data)
+    state.event = chain.event
+    owner = chain.cluster.removeprefix("node ")
+    if owner and owner != node:
+        raise errors.UsageError(
+            f"this data directory belongs to node {owner!r}, not to {node!r}",
+            hint="give each node a data directory of its own; delete this one if its node never ran anything",
+        )
+    return Loaded(state, chain, size)
 
 
 def sqlite(path: Path) -> Callable[[], Log]:

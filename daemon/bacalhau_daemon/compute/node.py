@@ -1,7 +1,8 @@
 """The compute node's shell: feeds the machine (`core/compute.py`) and carries out what it asks, in order.
 
-One task pumps: it takes the machine's actions, carries them out, and sleeps until an input or the machine's next tick.
-Messages, the ends of runs and the outcomes of appends are inputs; they only touch the machine and wake the pump.
+One function pumps: it takes the machine's actions and carries them out, without waiting for anything. Messages, the
+ends of runs and the outcomes of appends are inputs; they only touch the machine and have the pump called in the next
+turn of the loop, so that what comes together is decided and journalled together.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ from bacalhau_protocol.transport.base import Bus, Message
 HELLO_TIMEOUT_S, HELLO_ATTEMPTS_MAX = 5.0, 12
 PHASES_EVERY_S = 0.25
 PHASES_AT_ONCE_MAX = 256
+ROUNDS_MAX = 4  # before others have their turn: enough for a message that is journalled and answered
+NEVER = 1 << 63
 REPORTS_WAIT_S, LEAVE_WAIT_S = 2.0, 3.0
 QUIET_NOTES = frozenset({"message.ignored"})
 
@@ -66,17 +69,21 @@ class Node:
         self.machine = machine
         self.runner: Runner | None = None
         self.serving: Serving | None = None
+        self.stopped = False  # then nothing is carried out any more
         self._bus, self._bulk = bus, bulk
         self._journal, self._plugins = journal, plugins
         self._version, self._welcomed = version, welcomed
-        self._wake = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._woken = self._asked_again = False
+        self._due = 0  # when the machine wants to be called, ns since the epoch
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = NEVER
         self._tasks: set[asyncio.Task[None]] = set()
         self._phases: dict[str, Progressed] = {}
         self._phases_timer: asyncio.TimerHandle | None = None
         self._left = asyncio.Event()
-        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._pumping: asyncio.Task[None] | None = None
+        self._failure: asyncio.Future[None] = self._loop.create_future()
+        journal.listen(self._settled, self._fail)
 
     @property
     def listener(self) -> Listener:
@@ -99,8 +106,7 @@ class Node:
         for subject in self.machine.subscriptions:
             await self._bus.subscribe(subject, self._message)
         await serving.start()
-        self.machine.begin(self._version, time.time_ns())
-        self._pumping = asyncio.create_task(self._pump(), name="compute pump")
+        self.changed(lambda machine, now: machine.begin(self._version, now))
 
     async def failed(self) -> None:
         """Return never; raise when the node cannot go on."""
@@ -109,17 +115,17 @@ class Node:
     def link_up(self) -> None:
         """The connection stands, and its subscriptions are back."""
         self.machine.link_up(time.time_ns())
-        self._wake.set()
+        self._wake()
 
     def link_down(self) -> None:
         """The connection is gone."""
         self.machine.link_down(time.time_ns())
-        self._wake.set()
+        self._wake()
 
     def changed(self, change: Callable[[Compute, int], None]) -> None:
         """Tell the machine something."""
         change(self.machine, time.time_ns())
-        self._wake.set()
+        self._wake()
 
     async def stop(self, grace_s: float) -> None:
         """End in good order: runs come to an end or are stopped, reports are delivered, the orchestrator is told.
@@ -131,7 +137,8 @@ class Node:
         await self._until(lambda: not self.machine.state.runs and not self.machine.state.reports, REPORTS_WAIT_S)
         self.changed(lambda machine, now: machine.leave(now))
         await self._until(self._left.is_set, LEAVE_WAIT_S)
-        for task in [*self._tasks, *([self._pumping] if self._pumping else [])]:
+        self.stopped = True
+        for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for timer in (self._timer, self._phases_timer):
@@ -145,35 +152,55 @@ class Node:
 
     # ── the pump ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _pump(self) -> None:
+    def _wake(self) -> None:
+        """Have the machine asked in the next turn of the loop what is to be done."""
+        self._asked_again = True
+        if not self._woken:
+            self._woken = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        if self.stopped or self._failure.done():
+            return
+        machine, self._woken = self.machine, True
         try:
-            while True:
-                self._wake.clear()
+            for _ in range(ROUNDS_MAX):  # what is done at once, as a quick append, leads to more
+                self._asked_again = False
                 now = time.time_ns()
-                self.machine.tick(now)
-                for action in self.machine.actions(now):
-                    await self._do(action)
-                self._arm()
-                await self._wake.wait()
+                if self._due <= now:
+                    machine.tick(now)
+                for action in machine.actions(now):
+                    self._do(action)
+                if not self._asked_again:
+                    break
         except Exception as error:
             self._fail(error)
+            return
+        self._woken = False
+        if self._asked_again:
+            self._wake()
+        self._arm(time.time_ns())
 
-    def _arm(self) -> None:
-        """See to it that the pump wakes for the machine's next tick."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        at = self.machine.next_tick()
-        if at is not None:
-            delay_s = max(0.0, (at - time.time_ns()) / 1e9)
-            self._timer = asyncio.get_running_loop().call_later(delay_s, self._wake.set)
+    def _arm(self, now: int) -> None:
+        """Be woken for the machine's next tick. A timer that comes too early costs less than a new one each time."""
+        due = self.machine.next_tick()
+        self._due = NEVER if due is None else due
+        if self._due < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = self._due
+            self._timer = self._loop.call_later(max(self._due - now, 0) / 1e9, self._on_time)
 
-    async def _do(self, action: Action) -> None:
+    def _on_time(self) -> None:
+        self._timer_at = NEVER
+        self._wake()
+
+    def _do(self, action: Action) -> None:
         match action:
             case Send():
-                await self._publish(self._bus, action.subject, action.data, action.reply)
+                self._send(self._bus, action.subject, action.data, action.reply)
             case Append():
-                self._spawn(self._append(action))
+                self._journal.append(action.expected, action.data)
             case StartRun():
                 assert self.runner is not None, "started"
                 self.runner.start(action)
@@ -198,9 +225,9 @@ class Node:
             case _:
                 assert_never(action)
 
-    async def _publish(self, bus: Bus, subject: str, data: bytes, reply: str = "") -> None:
+    def _send(self, bus: Bus, subject: str, data: bytes, reply: str = "") -> None:
         try:
-            await bus.publish(subject, data, reply=reply)
+            bus.send(subject, data, reply=reply)
         except errors.BacalhauError as error:  # what matters is repeated
             log.debug("message.not_sent", subject=subject, reason=str(error))
 
@@ -222,23 +249,22 @@ class Node:
 
     def _message(self, message: Message) -> None:
         self.machine.message(message, time.time_ns())
-        self._wake.set()
+        self._wake()
 
-    async def _append(self, action: Append) -> None:
-        outcome: Outcome = await self._journal.append(action.expected, action.data)
+    def _settled(self, outcome: Outcome) -> None:
         self.machine.settled(outcome, time.time_ns())
-        self._wake.set()
+        self._wake()
 
     async def _reload(self, action: Reload) -> None:
         log.warning("journal.reloaded", reason=action.reason)
         loaded = await self._journal.load()
         self.machine.reloaded(loaded.state, loaded.chain)
-        self._wake.set()
+        self._wake()
 
     async def _measure(self, execution: Execution) -> None:
         measured = await self._plugins.measure(execution)
         self.machine.measured(measured, time.time_ns())
-        self._wake.set()
+        self._wake()
 
     async def _hello(self, action: SayHello) -> None:
         """Say what we hold. Nobody listens there: the orchestrator is Bacalhau's."""
@@ -265,14 +291,14 @@ class Node:
             self.serving.keys = tuple(welcome.ticket_keys)
         self.machine.welcomed(welcome, time.time_ns())
         self._welcomed(welcome.cluster if welcome else "")
-        self._wake.set()
+        self._wake()
 
     # ── what the runner tells ─────────────────────────────────────────────────────────────────────────────────────
 
     def _ended(self, ended: RunEnded) -> None:
         self._phases.pop(ended.id, None)
         self.machine.run_ended(ended, time.time_ns())
-        self._wake.set()
+        self._wake()
 
     def _tail(self, execution_id: str, ending: Ending) -> None:
         if ending.bare and self.serving is not None:
@@ -285,16 +311,15 @@ class Node:
                 stderr_offset=ending.stderr.offset,
             )
             data = msgspec.json.encode(m.LogTail(execution_id=execution_id, log=kept))
-            self._spawn(self._publish(self._bulk, subjects.from_node(self.machine.node, "logtail"), data))
+            self._send(self._bulk, subjects.from_node(self.machine.node, "logtail"), data)
 
     def _progressed(self, progressed: Progressed) -> None:
         """Keep the newest; what has ended before it would have been told is not told at all."""
         self._phases[progressed.execution_id] = progressed
         if self._phases_timer is None and self.machine.own:
-            loop = asyncio.get_running_loop()
-            self._phases_timer = loop.call_later(PHASES_EVERY_S, lambda: self._spawn(self._tell_phases()))
+            self._phases_timer = self._loop.call_later(PHASES_EVERY_S, self._tell_phases)
 
-    async def _tell_phases(self) -> None:
+    def _tell_phases(self) -> None:
         self._phases_timer = None
         for execution_id in list(self._phases)[:PHASES_AT_ONCE_MAX]:
             told = self._phases.pop(execution_id)
@@ -307,4 +332,4 @@ class Node:
             )
             report = m.PhaseReport(execution_id=told.execution_id, job_id=told.job_id, phase=phase)
             subject = subjects.from_node(self.machine.node, "phase")
-            await self._publish(self._bus, subject, msgspec.json.encode(report))
+            self._send(self._bus, subject, msgspec.json.encode(report))

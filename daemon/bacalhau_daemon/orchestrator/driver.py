@@ -33,10 +33,10 @@ from bacalhau_daemon.core.context import Disk
 from bacalhau_daemon.core.orchestrator import Orchestrator
 from bacalhau_daemon.core.projection import Restored
 from bacalhau_daemon.core.requests import Request
+from bacalhau_daemon.log.appender import Appender
 from bacalhau_daemon.log.base import Outcome, Unavailable
 from bacalhau_daemon.log.space import measure
 from bacalhau_daemon.log.sqlite_reader import SqliteReader
-from bacalhau_daemon.orchestrator.appender import Appender
 from bacalhau_daemon.orchestrator.endpoint import Result
 from bacalhau_daemon.orchestrator.kept_logs import KeptLogs
 from bacalhau_daemon.orchestrator.loading import fold_tail

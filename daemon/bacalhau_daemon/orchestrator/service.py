@@ -25,11 +25,11 @@ from bacalhau_daemon.core.orchestrator import Orchestrator
 from bacalhau_daemon.core.orchestrator import Settings as MachineSettings
 from bacalhau_daemon.files import write_private
 from bacalhau_daemon.joining import link_of
+from bacalhau_daemon.log.appender import Appender
 from bacalhau_daemon.log.lock import DataLock
 from bacalhau_daemon.log.sqlite_reader import SqliteReader
 from bacalhau_daemon.orchestrator import credentials, endpoint, loading, roles
 from bacalhau_daemon.orchestrator.access import Accesses
-from bacalhau_daemon.orchestrator.appender import Appender
 from bacalhau_daemon.orchestrator.auth import ORCHESTRATOR_INBOX, AuthCallout
 from bacalhau_daemon.orchestrator.credentials import Place
 from bacalhau_daemon.orchestrator.driver import Driver
