@@ -16,7 +16,7 @@ from bacalhau_daemon.testing import wait_until
 from bacalhau_protocol import errors
 from bacalhau_protocol.transport.settings import NatsSettings
 
-LINK = NatsSettings(address="nats://h:1", identity="n-1", token="t")  # noqa: S106  no secret
+LINK = NatsSettings(address="nats://h:1", identity="n-1", token="t")
 
 
 class Attempts:
