@@ -196,11 +196,22 @@ class ClusterApp(App[int], inherit_bindings=False):
         self._stop_waiting()
         keys = self._chords.feed(event.key, self.screen.active_bindings)
         if keys == [event.key]:
+            self._explain_refusal(event.key)
             return  # Textual looks for its binding
         event.prevent_default()
         if self._chords.held:
             self._second_key = self.set_timer(keymap.CHORD_S, self._expire_chord)
         await self._handle(keys)
+
+    def _explain_refusal(self, key: str) -> None:
+        """Say why a key does nothing that would change the cluster."""
+        for _, bindings in self.screen._modal_binding_chain:
+            for binding in bindings.key_to_bindings.get(key, ()):
+                if keymap.is_write(binding.action) and isinstance(self.screen, Frame):
+                    if self.read_only:
+                        self.say("this profile is read-only: nothing that changes the cluster is sent", Tone.WAITING)
+                    elif not self.session.link.writable:
+                        self.say(f"not now, the link is {self.session.link.state.value}: nothing was sent", Tone.BAD)
 
     async def _expire_chord(self) -> None:
         self._second_key = None
@@ -332,9 +343,10 @@ class ClusterApp(App[int], inherit_bindings=False):
 
     def _say_download(self, row: Download) -> None:
         """Say how a download ended, whatever screen is in front."""
-        done = row.state is State.DONE
-        what = "written into" if done else "was not written into"
-        self.say(f"{row.wanted.words} {what} {row.wanted.directory}: {row.words}", Tone.GOOD if done else Tone.BAD)
+        if row.state is State.DONE:
+            self.say(f"written: {row.words}, into {row.wanted.directory}", Tone.GOOD)
+        else:
+            self.say(f"{row.wanted.words} was not written: {row.words}", Tone.BAD)
 
     def open_downloads(self) -> None:
         """Show the downloads of results."""

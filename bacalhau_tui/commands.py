@@ -12,7 +12,7 @@ from bacalhau_tui.data.templates import TEMPLATES, find_template
 if TYPE_CHECKING:
     from bacalhau_tui.app import ClusterApp
 
-ALIASES = {"j": "jobs", "n": "nodes", "q": "quit", "q!": "quit", "h": "help", "w": "wide"}
+ALIASES = {"j": "jobs", "n": "nodes", "q": "quit", "q!": "quit", "h": "help"}
 OFFERED_MAX = 50
 
 
@@ -80,6 +80,9 @@ COMMANDS: dict[str, CommandSpec] = {
     "nodes": CommandSpec("the list of nodes; a filter may follow", _view("nodes")),
     "job": CommandSpec("open a job by its id or name", _job(""), _jobs_known),
     "why": CommandSpec("why a job runs where it runs, or waits", _job("why"), _jobs_known),
+    "executions": CommandSpec("the executions of a job", _job("executions"), _jobs_known),
+    "history": CommandSpec("what happened to a job", _job("history"), _jobs_known),
+    "spec": CommandSpec("the specification of a job", _job("spec"), _jobs_known),
     "logs": CommandSpec("the logs of a job", _job("logs"), _jobs_known),
     "results": CommandSpec("the files that a job left", _job("results"), _jobs_known),
     "downloads": CommandSpec("downloads of results, and how they go", lambda app, command: app.open_downloads()),

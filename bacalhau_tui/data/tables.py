@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bacalhau_protocol.models.execution import EXIT_CODE_UNKNOWN
 from bacalhau_protocol.models.ids import short_id
 from bacalhau_protocol.models.quantities import format_bytes
 from bacalhau_tui.data import format as fmt
@@ -156,9 +155,16 @@ def execution_exit(row: ExecutionRow) -> str:
     return exit_text(row.exit_code) if row.state == "Completed" else ""
 
 
+def exit_known(code: int) -> bool:
+    """Whether a completed program's exit code is known."""
+    from bacalhau_protocol.models.execution import EXIT_CODE_UNKNOWN  # noqa: PLC0415  after the first frame
+
+    return code != EXIT_CODE_UNKNOWN
+
+
 def exit_text(code: int) -> str:
     """Return a completed program's exit code as it is shown."""
-    return "-" if code == EXIT_CODE_UNKNOWN else str(code)
+    return str(code) if exit_known(code) else "-"
 
 
 def execution_length_ns(row: ExecutionRow, now_ns: int) -> int:
@@ -231,6 +237,7 @@ EXECUTIONS: Layout[ExecutionRow] = Layout(
     search=lambda row: f"{row.id} {row.node_id}".lower(),
     order="partition",
     problem=lambda row: (
-        row.state in ("Failed", "AskForBidRejected", "BidRejected") or row.exit_code not in (0, EXIT_CODE_UNKNOWN)
+        row.state in ("Failed", "AskForBidRejected", "BidRejected")
+        or (row.exit_code != 0 and exit_known(row.exit_code))
     ),
 )

@@ -148,6 +148,25 @@ async def test_a_read_only_profile_cannot_stop(fake: FakeOrchestrator, tmp_path:
         assert "stop" not in deck.text.splitlines()[-1]
         await deck.press("S")
         assert isinstance(deck.app.screen, JobsScreen)
+        assert "this profile is read-only" in deck.text
+
+
+async def test_the_cursor_of_a_list_that_nobody_touches_stays_on_the_newest(
+    fake: FakeOrchestrator, tmp_path: Path
+) -> None:
+    """A list that is only watched shows what comes; the first key takes hold of the row that it is on."""
+    for number in range(30):
+        fake.add_job(f"job-{number}")
+    async with running(fake, tmp_path) as deck:
+        newest = [fake.add_job(f"new-{number}") for number in range(30)][-1]
+        await deck.until(lambda: table(deck).view.total == 60)
+        assert (table(deck).cursor, table(deck).top) == (newest, 0)
+        await deck.press("W", "W")
+        fake.add_job("later")
+        await deck.until(lambda: table(deck).view.total == 61)
+        assert table(deck).cursor == newest
+        await deck.press("g", "g")
+        assert table(deck).cursor == table(deck).view.ids[0] != newest
 
 
 async def test_wide_columns_and_scrolling_sideways(fake: FakeOrchestrator, tmp_path: Path) -> None:
