@@ -172,7 +172,7 @@ def check_ticket(text: str, keys: Iterable[str], *, execution: str, path: str, r
         late_s = (now - ticket.expires) // 1_000_000_000
         raise errors.Unauthenticated(
             f"the ticket has expired, {late_s} s ago by this machine's clock",
-            hint="ask for a new one; if that is refused too, compare the clocks of node and orchestrator",
+            hint="a new one is asked for by itself; when that is refused too, the clock of node or orchestrator is wrong",
         )
     if ticket.execution != execution:
         raise errors.Forbidden(f"the ticket is for another execution than {execution}")
