@@ -48,13 +48,13 @@ def stopped(kind: OutcomeKind, message: str = "", hint: str = "") -> Outcome:
 
 def too_much(stream: str, limit: int) -> Outcome:
     """Return the outcome of a run that printed more than is allowed."""
-    words = f"{stream} is larger than {limit} bytes"
+    words = f"{stream} is larger than {amount(limit)}"
     return stopped(OutcomeKind.OVER_LIMIT, words, "write large output into a result path")
 
 
 def too_much_disk(size: int, limit: int) -> Outcome:
     """Return the outcome of a run that wrote more than it was given."""
-    words = f"disk limit exceeded: container and outputs took {size} bytes, {limit} are allowed"
+    words = f"disk limit exceeded: container and outputs took {amount(size)}, {amount(limit)} are allowed"
     return stopped(OutcomeKind.OVER_LIMIT, words, "ask for more with Resources.Disk")
 
 
@@ -68,6 +68,11 @@ def never_ran(message: str, hint: str, asked_at: int, exit_code: int = NEVER_RAN
         started_at=asked_at,
         ended_at=time.time_ns(),
     )
+
+
+def amount(size_bytes: int) -> str:
+    """Return a size as its owner wrote it, most likely: in MiB when it is whole, else in MB."""
+    return f"{size_bytes // 1024**2} MiB" if size_bytes % 1024**2 == 0 else f"{size_bytes / 1e6:.1f} MB"
 
 
 def outcome(ended: Ended, context: Context) -> Outcome:
@@ -91,8 +96,8 @@ def _said(ended: Ended, context: Context) -> Outcome:
     if context.reason is not None:
         return context.reason
     if ended.out_of_memory:
-        limit = f"memory limit exceeded: {context.memory_bytes / 1024**2:.0f} MiB"
-        return Outcome(kind=OutcomeKind.OUT_OF_MEMORY, message=limit, hint="ask for more with Resources.Memory")
+        words = f"memory limit exceeded: {amount(context.memory_bytes)}"
+        return Outcome(kind=OutcomeKind.OUT_OF_MEMORY, message=words, hint="ask for more with Resources.Memory")
     if context.init_error:
         words = f"the container could not start: {context.init_error}"
         hint = "does the image have this program? look at Entrypoint and Parameters"
