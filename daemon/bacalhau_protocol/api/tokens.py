@@ -172,7 +172,7 @@ def check_ticket(text: str, keys: Iterable[str], *, execution: str, path: str, r
         late_s = (now - ticket.expires) // 1_000_000_000
         raise errors.Unauthenticated(
             f"the ticket has expired, {late_s} s ago by this machine's clock",
-            hint="a new one is asked for by itself; when that is refused too, the clock of node or orchestrator is wrong",
+            hint="a new one is asked for by itself; when that is refused too, a clock is wrong: node or orchestrator",
         )
     if ticket.execution != execution:
         raise errors.Forbidden(f"the ticket is for another execution than {execution}")
