@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
-from pathlib import Path
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -16,7 +15,6 @@ from bacalhau_protocol.models.states import JobType
 from bacalhau_protocol.plugins import Ability, Engine, PreparedInput, Progress, RunRequest
 
 if TYPE_CHECKING:
-    from bacalhau_daemon.compute.abilities import Plugins
     from bacalhau_daemon.compute.runner import Run, Runner
 
 _TIMED = frozenset({JobType.BATCH, JobType.OPS})
@@ -44,7 +42,9 @@ async def prepare(runner: Runner, run: Run, engine: Engine, ability: Ability) ->
     bare = request(runner, run, ())
     sources = compute_bid.inputs(run.job.task)
     if not ability.in_process or bare.outputs or sources:
-        await asyncio.to_thread(_make_directories, bare)
+        if bare.attempt > 1:
+            await asyncio.to_thread(layout.start_over, bare.execution_dir)
+        await runner.disk.do(layout.create, bare.execution_dir, bare.outputs, inputs=len(sources))
     progress = runner.progress(run)
     if ability.inputs_first or not sources:
         complete = request(runner, run, await _inputs(runner, run, progress)) if sources else bare
@@ -54,22 +54,22 @@ async def prepare(runner: Runner, run: Run, engine: Engine, ability: Ability) ->
     return request(runner, run, inputs)
 
 
-async def release(plugins: Plugins, prepared: Sequence[tuple[str, PreparedInput]], directory: Path) -> None:
+async def release(runner: Runner, run: Run) -> None:
     """Undo what the storages did, each whatever the others say. Copies go with their directory."""
-    for kind, one in prepared:
+    directory = runner.directory(run.id)
+    copies = len(run.prepared) < len(compute_bid.inputs(run.job.task))  # what failed may have left some
+    for kind, one in run.prepared:
         if one.path.is_relative_to(directory):
+            copies = True
             continue
         try:
-            await plugins.storages.members[kind].release(one)
+            await runner.plugins.storages.members[kind].release(one)
         except Exception as error:
             log.warning("input.not_released", storage=kind, path=str(one.path), error=repr(error))
-    await asyncio.to_thread(layout.remove_inputs, directory)
-
-
-def _make_directories(bare: RunRequest) -> None:
-    if bare.attempt > 1:
-        layout.start_over(bare.execution_dir)
-    layout.create(bare.execution_dir, bare.outputs, inputs=len(compute_bid.inputs(bare.task)))
+    if copies:  # who knows how many
+        await asyncio.to_thread(layout.remove_inputs, directory)
+    else:
+        await runner.disk.do(layout.remove_inputs, directory)
 
 
 async def _inputs(runner: Runner, run: Run, progress: Progress) -> tuple[PreparedInput, ...]:

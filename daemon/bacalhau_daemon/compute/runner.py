@@ -25,6 +25,7 @@ from msgspec import structs
 
 from bacalhau_daemon.compute import layout, preparing
 from bacalhau_daemon.compute.abilities import Plugins
+from bacalhau_daemon.compute.disk import Disk
 from bacalhau_daemon.core import compute_bid, compute_reports
 from bacalhau_daemon.core.compute_actions import StartRun
 from bacalhau_daemon.core.compute_reports import Failure, Phase
@@ -112,6 +113,7 @@ class Runner:
         self.plugins = plugins
         self.listener = listener
         self.env_allowed, self.environ = env_allowed, environ or {}
+        self.disk = Disk()
         self._runs: dict[str, Run] = {}
         self._stopped = False
 
@@ -198,7 +200,7 @@ class Runner:
         if run.left_behind is not None:
             await run.left_behind.forget(run.id, run.action.attempt)
         if run.prepared or compute_bid.inputs(run.job.task):
-            await asyncio.shield(preparing.release(self.plugins, run.prepared, self.directory(run.id)))
+            await asyncio.shield(preparing.release(self, run))
 
     async def _make_room(self, run: Run, error: OSError) -> RunEnded:
         """Give up a run that has filled the disk, and what it wrote: else its end could not be recorded either."""
@@ -300,7 +302,9 @@ class Runner:
     async def _finish(self, ability: Ability, request: RunRequest, record: layout.OutcomeRecord) -> layout.Ending:
         if ability.in_process and layout.is_absent(request.execution_dir):
             return layout.bare_ending(record)
-        return await asyncio.to_thread(layout.finish, request.execution_dir, record, durable=ability.reattaches)
+        if ability.reattaches:  # it is synchronised to the disk
+            return await asyncio.to_thread(layout.finish, request.execution_dir, record, durable=True)
+        return await self.disk.do(layout.finish, request.execution_dir, record, durable=False)
 
     async def _publish(self, run: Run, request: RunRequest) -> SpecConfig:
         config = run.job.task.publisher

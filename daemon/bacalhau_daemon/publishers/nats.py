@@ -38,18 +38,19 @@ class NatsPublisher:
         if layout.is_absent(run.execution_dir):
             return Published(result=result)
         try:
-            size = await asyncio.to_thread(_list_if_large, run, progress)
+            size = await _size(run)
+            if size > HASH_AHEAD_BYTES:
+                await asyncio.to_thread(manifest.make, run.execution_dir, progress)
         except OSError as error:
             raise NodeFailed(f"results cannot be read: {error}", place=run.execution_id) from error
+        progress("results", size, size)
         return Published(result=result, size_bytes=size)
 
     async def close(self) -> None:
         """Nothing is held open."""
 
 
-def _list_if_large(run: RunRequest, progress: Progress) -> int:
-    size = tree.total_bytes(run.results_dir)
-    if size > HASH_AHEAD_BYTES:
-        manifest.make(run.execution_dir, progress)
-    progress("results", size, size)
-    return size
+async def _size(run: RunRequest) -> int:
+    if run.outputs:
+        return await asyncio.to_thread(tree.total_bytes, run.results_dir)
+    return tree.total_bytes(run.results_dir)  # three files, which have just been looked at
