@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import stat
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,7 @@ async def test_any_user_writes_outputs_and_reads_inputs(tmp_path: Path) -> None:
         assert (await perform(engine, run)).exit_code == 0
     assert (run.results_dir / OUTPUT.name / "b").read_text() == "data"
     assert run.stdout_path.read_text() == "65534\n"
+    assert stat.S_IMODE((run.results_dir / OUTPUT.name).stat().st_mode) == 0o755
 
 
 async def test_the_image_is_recorded(tmp_path: Path) -> None:

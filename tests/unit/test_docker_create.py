@@ -102,6 +102,15 @@ def test_inputs_are_read_only_down_to_what_is_mounted_in_them(tmp_path: Path) ->
     ]  # fmt: skip
 
 
+def test_mounts_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of a daemon whose data directory was named relatively."""
+    monkeypatch.chdir(tmp_path)
+    run = msgspec.structs.replace(request(tmp_path), execution_dir=Path("e-1"))
+    run = msgspec.structs.replace(run, inputs=(local_input(Path("e-1"), "/in"),))
+    sources = [mount["Source"] for mount in create.mounts(run, ())]
+    assert sources == [str(tmp_path / "e-1"), str(tmp_path / "e-1" / "results" / "out")]
+
+
 def test_mount_points_are_unescaped() -> None:
     """As the kernel writes them."""
     text = "22 1 8:1 / / rw - ext4 x rw\n23 22 8:2 / /a\\040b rw - ext4 x rw\nnonsense\n"

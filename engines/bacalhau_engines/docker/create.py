@@ -160,7 +160,8 @@ def mounts(run: RunRequest, mount_points: Sequence[str]) -> list[dict[str, Any]]
     made: list[dict[str, Any]] = []
     for item in run.inputs:
         made += _input(item, mount_points)
-    made += [_bind(str(run.results_dir / output.name), output.path, read_only=False) for output in run.outputs]
+    results = os.path.abspath(run.results_dir)  # noqa: PTH100 (of a data directory that was named relatively)
+    made += [_bind(f"{results}/{output.name}", output.path, read_only=False) for output in run.outputs]
     return sorted(made, key=lambda mount: str(mount["Target"]).count("/"))
 
 

@@ -7,6 +7,7 @@ by name); here such things are taken away and said, so that a person who opens t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 
 NOTES_MAX = 20
 DEPTH_MAX = 128
+MODE = 0o755
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -26,6 +28,8 @@ def settle(results_dir: Path, names: Sequence[str]) -> list[str]:
         except OSError:
             continue
         try:
+            with contextlib.suppress(OSError):
+                os.fchmod(top, MODE)  # it was open to whoever the container ran as
             for note in _clean(top, (name,)):
                 if len(notes) < NOTES_MAX:
                     notes.append(note)
