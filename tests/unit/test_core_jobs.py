@@ -244,6 +244,19 @@ def test_a_job_that_every_node_has_refused_fails() -> None:
     assert "refused: rejected bid: not today" in world.job(job).message
 
 
+def test_a_retryable_refusal_is_forgiven_when_the_node_comes_back() -> None:
+    """It may have refused because it was stopping: after its restart it is asked at once."""
+    world = World()
+    world.join("n-1")
+    world.submit(a_job())
+    world.bid(world.offered("n-1"), accepted=False, reason="stopping", retryable=True)
+    world.leave("n-1")
+    world.now += SECOND
+    world.join("n-1")
+
+    assert len(world.offers("n-1")) == 2
+
+
 def test_a_retryable_refusal_is_forgiven_after_a_while() -> None:
     """A node that had no room for the moment is asked again; the job waits meanwhile."""
     world = world_of("n-1")

@@ -42,7 +42,7 @@ def gap_of(state: State, job: JobState, now: int, policy: Policy, *, returning: 
         else:
             executions = [state.executions[x] for x in tries]
             counted = [each for each in executions if each.status is not Status.REFUSED]
-            vacancy = _vacancy(partition, executions, now, policy)
+            vacancy = _vacancy(state, partition, executions, now, policy)
             if len(counted) >= policy.attempts_max:
                 return Gap(exhausted=vacancy, last=counted[-1])
             due = _due(executions[-1], len(counted), policy, returning)
@@ -65,14 +65,14 @@ def _due(last: ExecutionState, failures: int, policy: Policy, returning: Mapping
     return 0
 
 
-def _vacancy(partition: int, executions: Sequence[ExecutionState], now: int, policy: Policy) -> Vacancy:
+def _vacancy(state: State, partition: int, executions: Sequence[ExecutionState], now: int, policy: Policy) -> Vacancy:
     history: dict[str, Past] = {}
     failures: dict[str, int] = {}
     until = 0
     for each in executions:
         if each.status is Status.REFUSED:
             again = each.ended + policy.refused_again_ns if each.details.get("Retryable") == "true" else 0
-            if again and again <= now:
+            if again and (again <= now or _came_back(state, each)):
                 continue
             until = min(until or again, again) if again else until
             history[each.node] = Past(f"refused: {each.message}", permanent=not again)
@@ -81,6 +81,12 @@ def _vacancy(partition: int, executions: Sequence[ExecutionState], now: int, pol
         if count >= policy.attempts_per_node_max:
             history[each.node] = Past(f"failed here {_times(count)}: {each.message}", permanent=True)
     return Vacancy(partition, max(each.attempt for each in executions) + 1, history, until)
+
+
+def _came_back(state: State, refused: ExecutionState) -> bool:
+    """Whether the node's connection has changed since: it may have refused because it was stopping."""
+    node = state.nodes.get(refused.node)
+    return node is not None and node.since > refused.ended
 
 
 def _times(count: int) -> str:
