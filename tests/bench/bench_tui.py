@@ -85,7 +85,7 @@ def crowd(jobs: int, changes_per_s: int, new_per_s: int = 0, *, size: tuple[int,
     """Start the app on a cluster in memory."""
     numbers = [str(number) for number in (jobs, changes_per_s, new_per_s)]
     root = Path(__file__).resolve().parents[2]
-    return Terminal([sys.executable, "-m", "tests.tui.crowd", *numbers], os.environ, size, str(root))
+    return Terminal([sys.executable, "-m", "tests.bench.crowd", *numbers], os.environ, size, str(root))
 
 
 async def keys_of(terminal: Terminal, key: str) -> tuple[list[float], float]:
@@ -97,7 +97,7 @@ async def keys_of(terminal: Terminal, key: str) -> tuple[list[float], float]:
         terminal.type(key)
         await terminal.frame(seen)
         took.append((time.perf_counter() - start) * 1e3)
-    await terminal.quiet(0.3)
+    await terminal.bytes_within(0.3)
     return took, (len(terminal.written) - before) / KEYS
 
 

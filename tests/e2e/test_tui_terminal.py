@@ -50,7 +50,7 @@ async def test_an_idle_screen_writes_nothing(shared: DevStack) -> None:
 @pytest.mark.parametrize(("jobs", "new_per_s"), [(40, 0), (1_000, 100)])
 async def test_a_busy_cluster_stays_within_the_budget(jobs: int, new_per_s: int) -> None:
     """Two hundred changes a second, all of them on the screen or above it: at most five kilobytes a second."""
-    command = [sys.executable, "-m", "tests.tui.crowd", str(jobs), str(CHANGES_PER_S - new_per_s), str(new_per_s)]
+    command = [sys.executable, "-m", "tests.bench.crowd", str(jobs), str(CHANGES_PER_S - new_per_s), str(new_per_s)]
     async with Terminal(command, os.environ, cwd=str(ROOT)) as terminal:
         await terminal.shows("live")
         await terminal.bytes_within(WARM_UP_S)

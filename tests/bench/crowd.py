@@ -1,4 +1,4 @@
-"""The app on a crowded cluster in memory, as a process: `python -m tests.tui.crowd JOBS CHANGES_PER_S NEW_PER_S`.
+"""The app on a crowded cluster in memory, as a process: `python -m tests.bench.crowd JOBS CHANGES_PER_S NEW_PER_S`.
 
 For measurements on a pty: so many jobs, of which so many change each second, and so many new ones come.
 """
