@@ -12,6 +12,7 @@ from bacalhau_daemon.devstack import Daemon, DevStack
 from bacalhau_protocol import errors
 from bacalhau_protocol.client.client import Client, Timing
 from bacalhau_protocol.models.job import Job
+from bacalhau_protocol.models.states import JobStateType
 from tests.e2e.cluster import all_ended, client_of, ended, noop, nothing_is_lost, wait_for, wait_until
 from tests.e2e.faults import MEGABYTE, SmallDisk
 
@@ -41,7 +42,7 @@ async def test_below_the_mark_jobs_are_refused_and_stops_pass(small_disk: SmallD
         orchestrator = stack.hybrid(*settings(stack, MIN_FREE_BYTES))
         async with client_of(orchestrator, IMPATIENT) as client:
             running = (await client.submit_job(noop(delay_ms=600_000))).job_id
-            small_disk.fill(leave_bytes=MIN_FREE_BYTES // 2)
+            small_disk.fill(leave_bytes=MIN_FREE_BYTES * 3 // 4)  # above the node's own mark
             await wait_for(lambda: is_accepting(client, False), "submissions are refused")
 
             with pytest.raises(errors.Unavailable) as refused:
@@ -51,6 +52,7 @@ async def test_below_the_mark_jobs_are_refused_and_stops_pass(small_disk: SmallD
             stopped = await ended(client, running)
             small_disk.relieve()
             await wait_for(lambda: is_accepting(client, True), "submissions are taken again")
+            await wait_until(lambda: has_room(orchestrator), "the node has room again")
             completed = await ended(client, (await client.submit_job(noop())).job_id)
 
     assert str(orchestrator.data_dir) in str(refused.value)
@@ -59,6 +61,12 @@ async def test_below_the_mark_jobs_are_refused_and_stops_pass(small_disk: SmallD
     assert str(orchestrator.data_dir) in info.reason
     assert stopped.job.state.state_type == "Stopped"
     assert completed.job.state.state_type == "Completed"
+
+
+def has_room(daemon: Daemon) -> bool:
+    """Whether each role of a daemon that has said that its disk is low has said since that it is not."""
+    said = daemon.log_path.read_text()
+    return said.count("disk.low") == said.count("disk.has_room")
 
 
 async def is_accepting(client: Client, wanted: bool) -> bool:
@@ -134,7 +142,7 @@ def node_on_disk(small_disk: SmallDisk, stack: DevStack) -> tuple[Daemon, Daemon
 
 
 async def test_a_node_below_its_mark_takes_no_work(small_disk: SmallDisk, node_on_disk: tuple[Daemon, Daemon]) -> None:
-    """The job waits, and its explanation has the node's words; with space it runs."""
+    """The job waits, and its reasons have the node's words; with space the node takes work at once."""
     orchestrator, node = node_on_disk
     async with client_of(orchestrator) as client:
         await ended(client, (await client.submit_job(noop())).job_id)
@@ -142,8 +150,12 @@ async def test_a_node_below_its_mark_takes_no_work(small_disk: SmallDisk, node_o
         await wait_until(lambda: "disk.low" in node.log_tail(), "the node notices")
         waiting = (await client.submit_job(noop())).job_id
         await wait_for(lambda: is_refused(client, waiting), "the node refuses")
+        assert not JobStateType((await client.get_job(waiting)).job.state.state_type).terminal, (
+            "it is asked again later"
+        )
         small_disk.relieve()
-        full = await ended(client, waiting)
+        await wait_until(lambda: has_room(node), "the node has room again")
+        full = await ended(client, (await client.submit_job(noop())).job_id)
 
     assert full.job.state.state_type == "Completed"
 

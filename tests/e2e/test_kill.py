@@ -15,7 +15,8 @@ JOBS = 500
 KILLS, KILLS_SOAK = 10, 50
 LATER_MAX_S = 0.05  # between the acknowledgement that triggers a kill and the kill
 
-VICTIMS = pytest.mark.parametrize("victims", [["orchestrator"], ["compute"], ["orchestrator", "compute"]], ids="+".join)
+ONE = [["orchestrator"], ["compute"]]
+BOTH = ["orchestrator", "compute"]
 
 
 class Killer:
@@ -74,7 +75,7 @@ async def jobs_survive(stack: DevStack, port: int, victims: list[str], kills: in
 
 
 @pytest.mark.timeout(300)
-@VICTIMS
+@pytest.mark.parametrize("victims", ONE, ids="+".join)
 async def test_acknowledged_jobs_survive_kill_9(stack: DevStack, port: int, victims: list[str]) -> None:
     """Daemons killed ten times while 500 jobs are submitted lose none of them and run none of them twice."""
     await jobs_survive(stack, port, victims, KILLS)
@@ -82,7 +83,7 @@ async def test_acknowledged_jobs_survive_kill_9(stack: DevStack, port: int, vict
 
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
-@VICTIMS
+@pytest.mark.parametrize("victims", [*ONE, BOTH], ids="+".join)
 async def test_acknowledged_jobs_survive_many_kills(stack: DevStack, port: int, victims: list[str]) -> None:
-    """The same with fifty kills."""
+    """The same with fifty kills, and with both killed in turn."""
     await jobs_survive(stack, port, victims, KILLS_SOAK)
