@@ -145,6 +145,28 @@ async def test_a_run_of_which_nothing_is_left_begins_anew(pair: tuple[Site, Orch
     assert (world.prepared, world.ran) == ([1, 1], [1, 1])
 
 
+async def test_a_run_that_is_cancelled_while_it_is_looked_for_is_forgotten(
+    pair: tuple[Site, Orchestrator], world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of it stays, although nobody has found it yet."""
+    site, orchestrator = pair
+    await begin(orchestrator, world)
+    await site.crash()
+    world.forgotten.clear()
+    looking = asyncio.Event()
+
+    async def holds(*_: object) -> bool:
+        looking.set()
+        await asyncio.get_running_loop().create_future()
+        raise AssertionError
+
+    monkeypatch.setattr(NoopEngine, "holds", holds)
+    await site.start()
+    await wait_until(looking.is_set, what="it is looked for")
+    await orchestrator.say(ncl.CancelExecution(execution_id="e-1"))
+    await wait_until(lambda: world.forgotten, what="it is forgotten")
+
+
 async def _let_go(prefix: str) -> None:
     """End tasks as the end of their loop would."""
     tasks = [task for task in asyncio.all_tasks() if task.get_name().startswith(prefix)]

@@ -215,13 +215,13 @@ class Runner:
         ability = self.plugins.engines.ability(run.job.task.engine)
         record, held = None, False
         if run.action.resumed:
+            run.left_behind = engine if ability.reattaches else None  # whatever comes first, a cancellation too
             record = await asyncio.to_thread(layout.read_outcome, self.directory(run.id), run.action.attempt)
             if record is None and not ability.reattaches:
                 return RunEnded(id=run.id, attempt=run.action.attempt, lost=True)
             held = record is None and await engine.holds(run.id, run.action.attempt)
         if record is not None:
             request = preparing.request(self, run, ())
-            run.left_behind = engine if ability.reattaches else None
             run.phases = list(record.phases)
             ending = await asyncio.to_thread(layout.ending, request.execution_dir, record)
         else:

@@ -134,6 +134,7 @@ class DockerEngine:
 
     async def forget(self, execution_id: str, attempt: int) -> None:
         """Remove the container, beside everything else."""
+        self._ports.give_back(self._found.pop((execution_id, attempt), ()))
         self._remover.soon(create.name_of(execution_id, attempt))
 
     async def removed(self, execution_id: str, attempt: int) -> None:
