@@ -111,9 +111,10 @@ class LogView(Lines):
     def summary(self) -> str:
         """Return in words what is shown and what is left out."""
         buffer = self.log_buffer
-        parts = [f"{count(len(self._numbers))} lines"]
-        if len(self._numbers) != len(buffer):
-            parts[0] += f" of {count(len(buffer))}"
+        shown, total = len(self._numbers), len(buffer)
+        parts = [f"{count(shown)} {'line' if shown == 1 else 'lines'}"]
+        if shown != total:
+            parts[0] += f" of {count(total)}"
         if buffer.first:
             parts.append(f"{count(buffer.first)} older ones left out")
         if self.streams is not Stream.BOTH:
