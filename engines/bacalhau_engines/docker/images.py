@@ -116,7 +116,9 @@ class Images:
                 await self._dockerd.back()
 
     async def _pull(self, wanted: Reference, progress: Progress) -> None:
-        pull = self._pulls.get(wanted.full)
+        while (pull := self._pulls.get(wanted.full)) and pull.stop.is_set() and pull.task is not None:
+            await asyncio.wait([pull.task])  # it was given up just now
+            await asyncio.sleep(0)  # its last callback takes it off the list
         if pull is None:
             pull = self._pulls[wanted.full] = _Pull()
             pull.task = asyncio.create_task(self._pulling(wanted, pull), name=f"pull {wanted.full}")
