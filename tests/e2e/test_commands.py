@@ -28,10 +28,10 @@ BYTES, ENOUGH_BYTES = 40_000_000, 1_000_000
 QUICK = Timing(read_s=30, write_s=30, attempt_s=2)
 
 
-def a_file(directory: Path, **params: object) -> str:
+def a_file(directory: Path, name: str, **params: object) -> str:
     path = directory / "job.json"
     engine = {"Type": "noop", "Params": params}
-    job = {"Name": "hello", "Type": "batch", "Count": 1, "Tasks": [{"Name": "main", "Engine": engine}]}
+    job = {"Name": name, "Type": "batch", "Count": 1, "Tasks": [{"Name": "main", "Engine": engine}]}
     path.write_text(json.dumps(job))
     return str(path)
 
@@ -44,15 +44,14 @@ def size_of(path: Path) -> int:
         return 0
 
 
-def test_run_wait_logs_results(stack: DevStack, tmp_path: Path) -> None:
+def test_run_wait_logs_results(shared: DevStack, tmp_path: Path) -> None:
     """`job run --wait` prints state, node, phases, exit code; `logs -f` ends as the job did; `results` has the tree."""
-    stack.hybrid("--name", "n-one")
-    spec = a_file(tmp_path, PrepareMs=300, DelayMs=300, ExitCode=3, Stdout="out\n", Stderr="err\n")
+    spec = a_file(tmp_path, "hello", PrepareMs=300, DelayMs=300, ExitCode=3, Stdout="out\n", Stderr="err\n")
 
-    waited = stack.command("job", "run", spec, "--wait", check=False)
-    logs = stack.command("job", "logs", "hello", "-f", check=False)
-    results = stack.command("job", "results", "hello", "-d", str(tmp_path / "r"))
-    job = json.loads(stack.command("job", "get", "hello", "-o", "json").stdout)
+    waited = shared.command("job", "run", spec, "--wait", check=False)
+    logs = shared.command("job", "logs", "hello", "-f", check=False)
+    results = shared.command("job", "results", "hello", "-d", str(tmp_path / "r"))
+    job = json.loads(shared.command("job", "get", "hello", "-o", "json").stdout)
 
     assert waited.returncode == 3
     for words in ("State     = Completed", "Exit code = 3", "n-one", "Preparing ", "Running "):
@@ -68,42 +67,40 @@ def test_run_wait_logs_results(stack: DevStack, tmp_path: Path) -> None:
     assert job["State"]["StateType"] == "Completed"
 
 
-def test_every_look_works_on_a_real_cluster(stack: DevStack, tmp_path: Path) -> None:
+def test_every_look_works_on_a_real_cluster(shared: DevStack, tmp_path: Path) -> None:
     """Tables, or JSON, of everything there is to look at."""
-    stack.hybrid("--name", "n-one", "--label", "zone=a")
-    stack.command("job", "run", a_file(tmp_path), "--wait")
+    shared.command("job", "run", a_file(tmp_path, "looked-at"), "--wait")
 
     for line in (
         ["job", "list"],
-        ["job", "describe", "hello"],
-        ["job", "executions", "hello", "-o", "json"],
-        ["job", "history", "hello"],
-        ["job", "explain", "hello"],
+        ["job", "describe", "looked-at"],
+        ["job", "executions", "looked-at", "-o", "json"],
+        ["job", "history", "looked-at"],
+        ["job", "explain", "looked-at"],
         ["node", "list", "--labels", "zone=a", "-o", "json"],
         ["node", "get", "n-one"],
         ["credential", "list"],
         ["cluster", "info", "-o", "json"],
         ["version"],
     ):
-        printed = stack.command(*line).stdout
+        printed = shared.command(*line).stdout
         assert printed.strip(), line
         if "json" in line:
             json.loads(printed)
 
 
-def test_wrong_requests_have_exit_codes(stack: DevStack, tmp_path: Path) -> None:
+def test_wrong_requests_have_exit_codes(shared: DevStack, tmp_path: Path) -> None:
     """A job that is not there, one that has ended, a role that may not, an address where nobody is."""
-    stack.hybrid()
-    stack.command("job", "run", a_file(tmp_path), "--wait")
+    shared.command("job", "run", a_file(tmp_path, "over"), "--wait")
     viewer = tmp_path / "viewer.json"
-    stack.command("credential", "issue", "bob", "--role", "viewer", "--file", str(viewer))
+    shared.command("credential", "issue", "bob", "--role", "viewer", "--file", str(viewer))
 
     codes = [
-        stack.command(*line, check=False).returncode
+        shared.command(*line, check=False).returncode
         for line in (
             ["job", "get", "nope"],
-            ["job", "stop", "hello"],
-            ["--creds", str(viewer), "job", "run", a_file(tmp_path)],
+            ["job", "stop", "over"],
+            ["--creds", str(viewer), "job", "run", a_file(tmp_path, "over")],
             ["--nats", "nats://127.0.0.1:1", "job", "list"],
         )
     ]
@@ -111,20 +108,19 @@ def test_wrong_requests_have_exit_codes(stack: DevStack, tmp_path: Path) -> None
     assert codes == [4, 7, 5, 6]
 
 
-def test_an_interrupted_download_goes_on(stack: DevStack, tmp_path: Path) -> None:
+def test_an_interrupted_download_goes_on(shared: DevStack, tmp_path: Path) -> None:
     """^C in the middle leaves a verified beginning; the same command fetches the rest."""
-    stack.hybrid()
-    stack.command("job", "run", a_file(tmp_path, OutputBytes=BYTES), "--wait")
+    shared.command("job", "run", a_file(tmp_path, "large", OutputBytes=BYTES), "--wait")
     place = tmp_path / "r"
-    command = [sys.executable, "-m", "bacalhau_tui", "job", "results", "hello", "-d", str(place)]
-    running = subprocess.Popen(command, env=stack.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    command = [sys.executable, "-m", "bacalhau_tui", "job", "results", "large", "-d", str(place)]
+    running = subprocess.Popen(command, env=shared.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     parts = f".*{PART_SUFFIX}"
     while running.poll() is None and not any(size_of(path) >= ENOUGH_BYTES for path in place.glob(parts)):
         pass  # it is to be interrupted as soon as there is enough
     running.send_signal(signal.SIGINT)
     running.communicate(timeout=30)
 
-    done = json.loads(stack.command("job", "results", "hello", "-d", str(place), "-o", "json").stdout)
+    done = json.loads(shared.command("job", "results", "large", "-d", str(place), "-o", "json").stdout)
 
     received = done["Fetched"][0]["ReceivedBytes"]
     assert running.returncode == 130
