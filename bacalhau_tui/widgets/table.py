@@ -15,7 +15,7 @@ from textual.message import Message
 from textual.strip import Strip
 
 from bacalhau_tui.data.columns import Cell, Column, widths
-from bacalhau_tui.data.format import Tone, count
+from bacalhau_tui.data.format import SECOND_NS, Tone, count
 from bacalhau_tui.data.query import FilterError
 from bacalhau_tui.data.view import TableView
 from bacalhau_tui.keymap import bindings
@@ -24,6 +24,8 @@ from bacalhau_tui.widgets.lines import Lines, Span
 
 WIDE_FROM = 120
 GAP = "  "
+AGES_NS = 10 * SECOND_NS  # ages are in minutes; what shows one is this old at most
+MADE_MAX = 1_000
 MARGIN = 2  # the cell for the mark, and the scroll bar
 
 
@@ -71,6 +73,7 @@ class Table(Lines):
         self.shift = 0  # so many columns after the first are scrolled out to the left
         self._clock = clock
         self._plan: list[tuple[Column[Any], int]] = []
+        self._made: dict[str, tuple[object, Strip]] = {}  # rows as they were last made, and of what
 
     # ── data ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -172,8 +175,14 @@ class Table(Lines):
                 return planned[:number]
         return planned
 
+    def _lay_out(self) -> None:
+        plan = self.plan()
+        if plan != self._plan:
+            self._plan = plan
+            self._made.clear()
+
     def _head(self) -> Strip:
-        self._plan = self.plan()
+        self._lay_out()
         style = self.style("lines--columns")
         spans: list[Span] = [(" ", style)]
         for number, (column, width) in enumerate(self._plan):
@@ -187,9 +196,20 @@ class Table(Lines):
         return self.strip(spans, base=style)
 
     def _row(self, key: str, row: Any, bar: Span) -> Strip:
+        """Return a row's strip; one that is made of the same as before is the same."""
+        now = self._clock()
+        of = (self.view.table.revision_of(key), key in self.marked, key == self.cursor, self.has_focus, bar[0])
+        stamp = (of, now // AGES_NS)
+        made = self._made.get(key)
+        if made is None or made[0] != stamp:
+            if len(self._made) > MADE_MAX:
+                self._made.clear()
+            made = self._made[key] = stamp, self._make_row(key, row, bar, now)
+        return made[1]
+
+    def _make_row(self, key: str, row: Any, bar: Span, now: int) -> Strip:
         base = self._base(key)
         spans: list[Span] = [("*" if key in self.marked else " ", base)]
-        now = self._clock()
         for number, (column, width) in enumerate(self._plan or self.plan()):
             if number:
                 spans.append((GAP, base))
@@ -197,6 +217,11 @@ class Table(Lines):
             text = self.fit(self.look.cell(cell), width, right=column.right, middle=column.middle)
             spans.append((text, self._cell_style(cell, base)))
         return self.strip(spans, base=base, bar=bar)
+
+    def notify_style_update(self) -> None:
+        """Make all rows anew when the theme changes."""
+        self._made.clear()
+        super().notify_style_update()
 
     def _base(self, key: str) -> Style:
         style = Style.null()
@@ -240,7 +265,8 @@ class Table(Lines):
 
     def on_resize(self) -> None:
         """Lay the columns out anew, keep the cursor in sight."""
-        self._plan = []
+        self._made.clear()
+        self._lay_out()
         self._see(self.view.place_of(self.cursor) or 0)
 
     def on_key(self) -> None:
@@ -274,7 +300,7 @@ class Table(Lines):
     def action_sideways(self, columns: int) -> None:
         """Scroll by columns."""
         self.shift = max(0, self.shift + columns)
-        self._plan = self.plan()
+        self._lay_out()
         self.repaint()
 
     def action_filter(self) -> None:
@@ -307,7 +333,7 @@ class Table(Lines):
         """Show more columns, or fewer."""
         shown = self.size.width >= WIDE_FROM if self.wide is None else self.wide
         self.wide, self.shift = not shown, 0
-        self._plan = self.plan()
+        self._lay_out()
         self.repaint()
 
     def action_mark(self) -> None:
