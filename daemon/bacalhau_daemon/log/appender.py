@@ -10,16 +10,14 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
 from bacalhau_daemon.log.base import Log, Outcome
+from bacalhau_daemon.log.pace import Pace
 
 QUICK_BYTES = 16 * 1024  # a larger record takes longer, and there is more to read meanwhile
-QUICK_S = 0.003
-"""After an append that took longer the next goes to the thread, until one there was quick: at most one holds us up."""
 
 T = TypeVar("T")
 Then = Callable[[], None]
@@ -32,7 +30,7 @@ class Appender:
     def __init__(self, store: Log, settled: Callable[[Outcome], None], failed: Callable[[BaseException], None]) -> None:
         self._store, self._settled, self._failed = store, settled, failed
         self._loop = asyncio.get_running_loop()
-        self._quick = True
+        self._pace = Pace()
         self._waiting = 0  # for the thread, or in its hands
         self._inbox: queue.SimpleQueue[Callable[[], Then] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
@@ -40,8 +38,10 @@ class Appender:
 
     def append(self, expected: int, record: bytes) -> None:
         """Append; the outcome comes at once or later."""
-        if self._quick and not self._waiting and len(record) <= QUICK_BYTES:
-            self._append(expected, record)()
+        if self._pace.quick and not self._waiting and len(record) <= QUICK_BYTES:
+            with self._pace:
+                then = self._append(expected, record)
+            then()
         else:
             self._hand_over(partial(self._append, expected, record))
 
@@ -53,13 +53,11 @@ class Appender:
 
     def _append(self, expected: int, record: bytes) -> Then:
         """Append here and now; return what is to be called on the loop."""
-        started = time.perf_counter()
         try:
             outcome = self._store.append(expected, record)
         except BaseException as error:
             failure = error
             return lambda: self._failed(failure)
-        self._quick = time.perf_counter() - started < QUICK_S
         return lambda: self._settled(outcome)
 
     def _hand_over(self, work: Callable[[], Then]) -> None:

@@ -4,16 +4,22 @@ What may be used is said by the operator: `allow = ["/data/**", "/scratch/*:rw"]
 read-only unless `:rw` is added. The pattern is matched against the *resolved* path: `..` is gone and every symbolic
 link followed before it is looked at, and the resolved path is what the task gets. The literal beginning of a pattern is
 resolved too, so that `/data/**` works where `/data` is itself a link.
+
+A look at a network mount may hang, so it is taken in a thread. A path that was found on a disk of this machine before
+is looked at on the loop, while that disk is quick (`compute/disk.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
+from bacalhau_daemon.compute.disk import Disk
 from bacalhau_daemon.core import compute_globs
 from bacalhau_daemon.storage import params
 from bacalhau_protocol.errors import InputFailed, SpecError, UsageError
@@ -21,6 +27,8 @@ from bacalhau_protocol.models.job import InputSource, Job, SpecConfig
 from bacalhau_protocol.plugins import Ability, PluginContext, PreparedInput, Progress
 
 PATH_BYTES_MAX = 4096
+NEAR_MAX = 4096  # paths on disks of this machine that are remembered
+T = TypeVar("T")
 _SETTING = "allow-list it with `--allow-path GLOB[:rw]` or `allow` in `[storages.local]`"
 _CREATE = {"": "noCreate", "nocreate": "noCreate", "dir": "dir", "file": "file"}
 
@@ -65,6 +73,8 @@ class LocalStorage:
         if not isinstance(entries, (list, tuple)) or not all(isinstance(entry, str) for entry in entries):
             raise UsageError("`allow` must be a list of globs", place="[storages.local]")
         self._allowed = [parse_allowed(entry) for entry in entries]
+        self._disk = Disk()
+        self._near: set[str] = set()  # paths that were found on a disk of this machine
 
     async def ability(self) -> Ability:
         """Available when something is allow-listed."""
@@ -78,7 +88,7 @@ class LocalStorage:
 
     async def size(self, source: InputSource, job: Job, partition: int) -> int:
         """Return 0, as nothing is copied; raises `InputFailed` when the path is not allowed or cannot come to be."""
-        await asyncio.to_thread(self._resolve, _request(source))
+        await self._look(self._resolve, _request(source))
         return 0
 
     async def prepare(
@@ -86,11 +96,16 @@ class LocalStorage:
     ) -> PreparedInput:
         """Resolve, check, create if asked, and hand the real path over."""
         request = _request(source)
-        path = await asyncio.to_thread(self._prepare, request)
+        path = await self._look(self._prepare, request)
         return PreparedInput(source=source, path=path, target=source.target, read_only=not request.read_write)
 
     async def release(self, prepared: PreparedInput) -> None:
         """Nothing: the data is the operator's, and what was created is kept."""
+
+    async def _look(self, look: Callable[[_Request], T], request: _Request) -> T:
+        if request.path in self._near:
+            return await self._disk.do(look, request)
+        return await asyncio.to_thread(look, request)
 
     def _resolve(self, request: _Request) -> tuple[str, bool]:
         """Return the real path and whether it exists; raises `InputFailed`."""
@@ -100,7 +115,7 @@ class LocalStorage:
             real = os.path.realpath(request.path)
         except (OSError, ValueError) as error:
             raise InputFailed(f"path cannot be resolved: {error}", place=request.path) from error
-        matching = [entry for entry in self._allowed if _matches(entry.pattern, real)]
+        matching = self._matching(real, read_write=request.read_write)
         shown = request.path if real == request.path.rstrip("/") else f"{request.path} (which is {real})"
         if not matching:
             raise InputFailed(f"volume {shown} is not allowlisted", hint=_SETTING)
@@ -112,7 +127,21 @@ class LocalStorage:
             raise InputFailed(f"volume {shown} does not exist and creation is not allowed", hint=hint)
         if not exists and not request.read_write:
             raise InputFailed(f"volume {shown} does not exist and read-write access is not allowed")
+        if exists and os.major(Path(real).stat().st_dev):  # a block device; network file systems have none
+            self._remember(request.path)
         return real, exists
+
+    def _matching(self, real: str, *, read_write: bool) -> list[_Allowed]:
+        """Return the entries that match. Their own links are followed only when without that there is none."""
+        matching = [one for one in self._allowed if compute_globs.compile_glob(one.pattern).fullmatch(real)]
+        if any(one.writable or not read_write for one in matching):
+            return matching
+        return [one for one in self._allowed if _matches(one.pattern, real)]
+
+    def _remember(self, path: str) -> None:
+        if len(self._near) >= NEAR_MAX:
+            self._near.clear()
+        self._near.add(path)
 
     def _prepare(self, request: _Request) -> Path:
         real, exists = self._resolve(request)

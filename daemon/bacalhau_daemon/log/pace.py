@@ -1,0 +1,34 @@
+"""Whether the disk is quick, so that short work on it is done on the loop; a change of threads costs as much.
+
+Only what was done on the loop says so: in a thread the wait for the interpreter's lock would be measured along.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+QUICK_S = 0.005  # of work; the loop is held up once by longer work
+SLOW_FOR_S = 0.5  # then threads do it for so long
+
+
+class Pace:
+    """Quick until something took long, and again after a while."""
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._slow_until = 0.0
+        self._began = 0.0
+
+    @property
+    def quick(self) -> bool:
+        """Whether the next piece of work is worth doing on the loop."""
+        return self._clock() >= self._slow_until
+
+    def __enter__(self) -> None:
+        self._began = self._clock()
+
+    def __exit__(self, *_: object) -> None:
+        now = self._clock()
+        if now - self._began > QUICK_S:
+            self._slow_until = now + SLOW_FOR_S
