@@ -104,6 +104,33 @@ async def test_one_job(
 
 
 @pytest.mark.parametrize("size", SIZES, ids=SIZE_NAMES)
+async def test_a_new_job_and_its_files(
+    fake: FakeOrchestrator, tmp_path: Path, snapshot: SnapshotAssertion, size: tuple[int, int]
+) -> None:
+    """Templates, a job being written, a mistake at its line; a preview, downloads."""
+    a_day(fake)
+    async with running(fake, tmp_path, size=size) as deck:
+        album = Album(deck, snapshot)
+        await deck.press("ctrl+n")
+        await album.look("templates", "type a part")
+        await deck.press("enter")
+        await album.look("compose", "✓ valid", "nodes fit")
+        await deck.press("down", "down", "home", *["delete"] * 4)
+        await deck.type("Nmae")
+        await album.look("compose-mistake", "did you mean Name?")
+        await deck.press("escape")
+        await deck.until(lambda: deck.screen == "JobsScreen")
+        await album.command(":results done")
+        await deck.shows("out/")
+        await deck.press("j", "enter", "j", "j")
+        await album.look("preview", "word", "count")
+        await deck.press("escape")
+        await album.command(":downloads")
+        await album.look("downloads", "Downloads")
+        album.check()
+
+
+@pytest.mark.parametrize("size", SIZES, ids=SIZE_NAMES)
 @pytest.mark.parametrize("theme", ["light", "ansi"])
 async def test_other_themes(
     fake: FakeOrchestrator, tmp_path: Path, snapshot: SnapshotAssertion, size: tuple[int, int], theme: str
