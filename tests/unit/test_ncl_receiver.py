@@ -169,6 +169,13 @@ def test_acknowledgements_to_a_peer_of_ours_are_merged() -> None:
     ]
 
 
+def test_a_reply_subject_without_a_number_is_acknowledged_alone() -> None:
+    """Whatever a peer names there."""
+    odd = [Send("_R.n-1.bad", ACK), Send("_R.n-1.0", ACK), Send("_R.n-1.²", ACK), Send(f"_R.n-1.{'9' * 5000}", ACK)]
+
+    assert merge_acks([Send("x", b"first"), *odd]) == [Send("x", b"first"), *odd]
+
+
 def test_acknowledgements_to_a_foreign_peer_stay_apart() -> None:
     """It knows nothing of counts; nor is a repeated message acknowledged together with the first."""
     foreign = [Send(f"_INBOX.abc.{number}", ACK) for number in (1, 2)]

@@ -20,6 +20,8 @@ from bacalhau_protocol.ncl.timings import Limits
 ACK: Final = b"{}"
 """Not empty, not a copy of the message's headers: what a real node sends."""
 
+NUMBER_DIGITS_MAX: Final = 18
+
 Event = TypeVar("Event")
 Output = TypeVar("Output")
 
@@ -111,15 +113,16 @@ def merge_acks(outputs: Iterable[Output]) -> list[Output | Send]:
     out: list[Output | Send] = []
     runs: dict[str, tuple[int, int, int]] = {}  # by stream: place in `out`, number of the last message, how many
     for output in outputs:
-        if type(output) is Send and output.data is ACK and output.subject.startswith(OWN_INBOX):
+        if isinstance(output, Send) and output.data is ACK and output.subject.startswith(OWN_INBOX):
             stream, _, last = output.subject.rpartition(".")
-            number = int(last) if last.isdecimal() else -1
-            at, before, count = runs.get(stream, (0, -2, 0))
-            if number == before + 1:
-                runs[stream] = at, number, count + 1
-                out[at] = Send(output.subject, b'{"count":%d}' % (count + 1))
-                continue
-            runs[stream] = len(out), number, 1
+            if last.isascii() and last.isdecimal() and len(last) <= NUMBER_DIGITS_MAX:
+                at, before, count = runs.get(stream, (0, -1, 0))
+                number = int(last)
+                if count and number == before + 1:
+                    runs[stream] = at, number, count + 1
+                    out[at] = Send(output.subject, b'{"count":%d}' % (count + 1))
+                    continue
+                runs[stream] = len(out), number, 1
         out.append(output)
     return out
 
