@@ -55,6 +55,7 @@ class Server:
     def __init__(self, channel: socket.socket, cache: Cache, compile_cpu_s: int) -> None:
         self._channel, self._cache, self._compile_cpu_s = channel, cache, compile_cpu_s
         self._frames = Frames()
+        self._unsent: list[bytes] = []
         self._poll = select.epoll()
         self._poll.register(channel.fileno(), select.EPOLLIN)
         self._children: dict[int, Child] = {}  # by the reading end of their pipes
@@ -82,6 +83,7 @@ class Server:
                 elif not self._receive():
                     return
             self._look()
+            self._flush()
 
     # ── the daemon ──
 
@@ -99,9 +101,15 @@ class Server:
         return bool(data)
 
     def _send(self, message: Message) -> None:
-        self._channel.sendall(frame(message))
+        self._unsent.append(frame(message))
         if isinstance(message, Ended):
             self._runs.pop(message.id, None)
+
+    def _flush(self) -> None:
+        """Send what there is to say after a round, at once: each write wakes the daemon."""
+        if self._unsent:
+            self._channel.sendall(b"".join(self._unsent))
+            self._unsent.clear()
 
     def _kill(self, id: int) -> None:
         match self._runs.get(id):
