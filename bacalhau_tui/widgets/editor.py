@@ -190,13 +190,13 @@ class Editor(TextArea):
         return strip
 
     def _on_terminal(self, strip: Strip) -> Strip:
-        """Leave the background to the terminal, as all our widgets do; Textual's area paints its own everywhere."""
+        """Paint on the theme's ground, which is the terminal's own in some; Textual's area has its own everywhere."""
         ground = self.rich_style.bgcolor
         clear = [
             Segment(text, _without_ground(style) if style is not None and style.bgcolor == ground else style)
             for text, style, _ in strip
         ]
-        return Strip(clear, strip.cell_length).simplify()
+        return Strip(clear, strip.cell_length).apply_style(self.look.style("lines--base")).simplify()
 
     def refresh(self, *regions: Region, repaint: bool = True, layout: bool = False, recompose: bool = False) -> Editor:
         """Compare before painting: what Textual takes for changed is mostly not."""
