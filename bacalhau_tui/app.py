@@ -194,7 +194,10 @@ class ClusterApp(App[int], inherit_bindings=False):
     async def on_key(self, event: events.Key) -> None:
         """Hold the first key of a chord back until the second tells what is meant."""
         self._stop_waiting()
-        keys = self._chords.feed(event.key, self.screen.active_bindings)
+        screen = self._front()
+        if screen is None:
+            return
+        keys = self._chords.feed(event.key, screen.active_bindings)
         if keys == [event.key]:
             self._explain_refusal(event.key)
             return  # Textual looks for its binding
