@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import stat
 from collections.abc import AsyncIterator
@@ -11,18 +12,20 @@ from typing import Any
 import msgspec
 import pytest
 
+from bacalhau_daemon.testing import wait_until
 from bacalhau_engines.docker import DockerEngine
-from bacalhau_engines.testing import OUTPUT, Program, local_input, perform, run_request
+from bacalhau_engines.testing import OUTPUT, Program, Started, local_input, perform, run_request
 from bacalhau_protocol.models.job import NetworkConfig, NetworkType, ResultPath
 from bacalhau_protocol.models.resources import Resources, ResourcesConfig
 from bacalhau_protocol.plugins import Outcome, OutcomeKind, RunRequest
-from tests.builders_docker import docker_engine, shell
+from tests.builders_docker import client, containers, docker_engine, make_image, shell
 
 pytestmark = [pytest.mark.needs_docker, pytest.mark.usefixtures("busybox")]
 
 MIB = 1024 * 1024
 PROCESSES = 32
 STREAM_BYTES = 1_000_000
+ATTACK_S = 30.0  # if nothing else stops it
 
 
 @pytest.fixture
@@ -38,7 +41,7 @@ async def play(
     engine: DockerEngine, tmp_path: Path, program: Program, *, disk: int = 0, **request: Any
 ) -> tuple[Outcome, str, str]:
     """Run and return the outcome, stdout and stderr."""
-    run = with_disk(run_request(tmp_path, program, **request), disk)
+    run = with_disk(run_request(tmp_path, program, **{"timeout_s": ATTACK_S, **request}), disk)
     outcome = await perform(engine, run)
     return outcome, run.stdout_path.read_text(errors="replace"), run.stderr_path.read_text(errors="replace")
 
@@ -77,7 +80,7 @@ async def test_processes_are_counted(engine: DockerEngine, tmp_path: Path) -> No
 
 async def test_a_container_that_fills_its_disk_is_stopped(engine: DockerEngine, tmp_path: Path) -> None:
     """What it writes outside of its outputs counts."""
-    fill = shell("while true; do dd if=/dev/zero of=/var/$RANDOM bs=1M count=8 2>/dev/null; done")
+    fill = shell("while true; do dd if=/dev/zero of=/var/$RANDOM bs=1M count=8 2>/dev/null; usleep 100000; done")
     outcome, _, _ = await play(engine, tmp_path, fill, disk=20 * MIB)
     assert (outcome.kind, outcome.failed) == (OutcomeKind.OVER_LIMIT, True)
     assert "disk limit exceeded" in outcome.message
@@ -86,10 +89,31 @@ async def test_a_container_that_fills_its_disk_is_stopped(engine: DockerEngine, 
 
 async def test_outputs_count_as_disk(engine: DockerEngine, tmp_path: Path) -> None:
     """The directories that are published are the node's own disk."""
-    fill = shell("while true; do dd if=/dev/zero of=/out/$RANDOM bs=1M count=8 2>/dev/null; done")
+    fill = shell("while true; do dd if=/dev/zero of=/out/$RANDOM bs=1M count=8 2>/dev/null; usleep 100000; done")
     outcome, _, _ = await play(engine, tmp_path, fill, disk=20 * MIB)
     assert outcome.kind is OutcomeKind.OVER_LIMIT
     assert "disk limit exceeded" in outcome.message
+
+
+async def test_volumes_of_the_image_count_as_disk(engine: DockerEngine, tmp_path: Path) -> None:
+    """An image cannot bring along a place that nobody looks at; its volumes go with the container."""
+    name = make_image("bacalhau-test/volume:1", changes=["VOLUME /vol"])
+    fill = shell("while true; do cat /bin/busybox >> /vol/x; usleep 20000; done", image=name)
+    run = with_disk(run_request(tmp_path, fill, timeout_s=ATTACK_S), 20 * MIB)
+    started = Started()
+    await engine.prepare(run, lambda what, done, total: None)
+    task = asyncio.create_task(engine.run(run, started))
+    with client() as docker:
+        await wait_until(lambda: started.count, what="it runs")
+        (mount,) = (
+            one for one in docker.inspect_container(containers(tmp_path)[0]["Id"])["Mounts"] if one["Type"] == "volume"
+        )
+        outcome = await task
+        await engine.forget("e-1", 1)
+        await engine.removed("e-1", 1)
+        left = [one["Name"] for one in docker.volumes()["Volumes"] or ()]
+    assert outcome.kind is OutcomeKind.OVER_LIMIT
+    assert mount["Name"] not in left
 
 
 async def test_a_stream_without_end_is_stopped(engine: DockerEngine, tmp_path: Path) -> None:

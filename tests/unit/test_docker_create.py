@@ -59,7 +59,7 @@ def test_what_the_operator_allows_is_given(tmp_path: Path) -> None:
 
 def test_a_name_is_of_one_attempt_and_an_owner_of_one_directory(tmp_path: Path) -> None:
     """So that a conflict means found, and a sweep touches nobody else's."""
-    assert create.name_of("e-1", 2) != create.name_of("e-1", 1)
+    assert len({create.name_of(owner, "e-1", attempt) for owner in ("a", "b") for attempt in (1, 2)}) == 4
     owners = {
         create.owner_of(PluginContext(node_id=node, data_dir=tmp_path / place))
         for node in ("a", "b")

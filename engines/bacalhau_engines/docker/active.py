@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from bacalhau_engines.docker import create, watch
+from bacalhau_engines.docker import watch
 from bacalhau_engines.docker.life import Life
 from bacalhau_protocol.plugins import Outcome, RunRequest
 
@@ -12,9 +12,9 @@ from bacalhau_protocol.plugins import Outcome, RunRequest
 class Active:
     """A run in hand."""
 
-    def __init__(self, run: RunRequest) -> None:
+    def __init__(self, run: RunRequest, name: str) -> None:
         self.run = run
-        self.name = create.name_of(run.execution_id, run.attempt)
+        self.name = name  # of its container
         self.life: Life | None = None
         self.reason: Outcome | None = None  # why we end it
         self.stopper: asyncio.Task[None] | None = None
@@ -24,6 +24,6 @@ class Active:
         self.stop_signal = ""
         self.disk_bytes = 0
         self.began = False
-        self.accounts: tuple[str, ...] = ()
+        self.places: watch.Places | None = None
         self.usage = watch.Usage()
         self.done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()

@@ -25,6 +25,7 @@ OWNER, EXECUTION, ATTEMPT = "bacalhau.owner", "bacalhau.execution", "bacalhau.at
 JOB, NODE, IMAGE, PORTS = "bacalhau.job", "bacalhau.node", "bacalhau.image", "bacalhau.ports"
 STDOUT_FROM, STDERR_FROM = "bacalhau.stdout-from", "bacalhau.stderr-from"
 
+NAME_LENGTH = 8  # of an owner in a container's name
 MEMORY_MIN_BYTES = 6 * 1024**2  # dockerd takes no less
 CPU_MIN = 0.01
 LOG_FILES = 4
@@ -55,9 +56,9 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
     disk_bytes: int = 0
 
 
-def name_of(execution_id: str, attempt: int) -> str:
+def name_of(owner: str, execution_id: str, attempt: int) -> str:
     """Return the name of a run's container."""
-    return f"bacalhau-{execution_id}-{attempt}"
+    return f"bacalhau-{execution_id}-{attempt}-{owner[:NAME_LENGTH]}"
 
 
 def owner_of(context: PluginContext) -> str:

@@ -90,7 +90,7 @@ class DockerEngine:
         key = run.execution_id, run.attempt
         if other := self._active.get(key):
             return await self._join(other)
-        active = self._active[key] = Active(run)
+        active = self._active[key] = Active(run, self._name(*key))
         outcome = outcomes.stopped(OutcomeKind.CANCELLED)  # for those who wait along, if our caller is cancelled
         try:
             outcome = await self._run(active, started)
@@ -100,7 +100,7 @@ class DockerEngine:
 
     async def holds(self, execution_id: str, attempt: int) -> bool:
         """Look for the container; one that never began is removed, so that its run begins anew."""
-        name = create.name_of(execution_id, attempt)
+        name = self._name(execution_id, attempt)
         while True:
             await self._dockerd.back()
             try:
@@ -121,6 +121,9 @@ class DockerEngine:
         self._found[execution_id, attempt] = ports
         return True
 
+    def _name(self, execution_id: str, attempt: int) -> str:
+        return create.name_of(self._owner, execution_id, attempt)
+
     def _inspect(self, name: str) -> dict[str, Any] | None:
         """Return a container of ours; None when there is none."""
         client = self._dockerd.client()
@@ -135,11 +138,11 @@ class DockerEngine:
     async def forget(self, execution_id: str, attempt: int) -> None:
         """Remove the container, beside everything else."""
         self._ports.give_back(self._found.pop((execution_id, attempt), ()))
-        self._remover.soon(create.name_of(execution_id, attempt))
+        self._remover.soon(self._name(execution_id, attempt))
 
     async def removed(self, execution_id: str, attempt: int) -> None:
         """Wait until what was forgotten is gone."""
-        await self._remover.gone(create.name_of(execution_id, attempt))
+        await self._remover.gone(self._name(execution_id, attempt))
 
     async def cancel(self, execution_id: str, grace_s: float) -> None:
         """Send the image's stop signal, and kill after the grace."""
@@ -153,7 +156,7 @@ class DockerEngine:
         for container in await self._dockerd.labelled(f"{create.OWNER}={self._owner}"):
             labels = container.labels
             key = labels.get(create.EXECUTION, ""), int(labels.get(create.ATTEMPT) or 0)
-            name = create.name_of(*key)
+            name = self._name(*key)
             if key not in keep and key not in self._active and name not in self._remover:
                 await self._remover.now(container.id)
                 swept += 1
@@ -356,14 +359,14 @@ class DockerEngine:
     async def _measure(self) -> None:
         by_id = {one.life.id: one for one in self._active.values() if one.began and one.life is not None}
         watched = [
-            watch.Watched(id_, tuple(str(one.run.results_dir / out.name) for out in one.run.outputs), one.accounts)
+            watch.Watched(id_, tuple(str(one.run.results_dir / out.name) for out in one.run.outputs), one.places)
             for id_, one in by_id.items()
         ]
         if not watched:
             return
         for found in await self._in_thread(lambda: watch.measure(self._dockerd, self._owner, watched)):
             active = by_id[found.id]
-            active.accounts = found.accounts
+            active.places = found.places
             active.usage = found.usage
             if found.disk_bytes > active.disk_bytes:
                 self._stop(active, outcomes.too_much_disk(found.disk_bytes, active.disk_bytes), 0.0)

@@ -27,12 +27,19 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     memory_peak_bytes: int = 0
 
 
+class Places(msgspec.Struct, frozen=True):
+    """Where the kernel's accounts of a container are, and its volumes: asked for once."""
+
+    accounts: tuple[str, ...] = ()
+    volumes: tuple[str, ...] = ()
+
+
 class Watched(msgspec.Struct, frozen=True):
-    """A container that runs, its outputs, and the directories of the kernel's accounts of it (none: not known yet)."""
+    """A container that runs, and its outputs. `places` None: not known yet."""
 
     id: str
     outputs: tuple[str, ...]
-    accounts: tuple[str, ...] = ()
+    places: Places | None = None
 
 
 class Measured(msgspec.Struct, frozen=True):
@@ -40,7 +47,7 @@ class Measured(msgspec.Struct, frozen=True):
 
     id: str
     disk_bytes: int
-    accounts: tuple[str, ...]
+    places: Places
     usage: Usage
 
 
@@ -55,10 +62,9 @@ def measure(dockerd: Dockerd, owner: str, watched: Iterable[Watched]) -> list[Me
         container = by_id.get(one.id)
         if container is None:
             continue
-        accounts = one.accounts or _accounts_of(dockerd, one.id)
-        volumes = [str(mount["Source"]) for mount in container.get("Mounts") or () if mount.get("Type") == "volume"]
-        size = int(container.get("SizeRw") or 0) + sum(size_of(path) for path in (*one.outputs, *volumes))
-        found.append(Measured(one.id, size, accounts, usage_of(accounts)))
+        places = one.places or _places_of(dockerd, one.id)
+        size = int(container.get("SizeRw") or 0) + sum(size_of(path) for path in (*one.outputs, *places.volumes))
+        found.append(Measured(one.id, size, places, usage_of(places.accounts)))
     return found
 
 
@@ -82,16 +88,18 @@ def _sizes(path: str) -> Iterator[int]:
             continue
 
 
-def _accounts_of(dockerd: Dockerd, id_: str) -> tuple[str, ...]:
+def _places_of(dockerd: Dockerd, id_: str) -> Places:
     client = dockerd.client()
     try:
-        pid = dockerd.call(lambda: client.inspect_container(id_))["State"]["Pid"]
-    except Refused:
-        return ()
+        found = dockerd.call(lambda: client.inspect_container(id_))
+    except Refused:  # it has just ended
+        return Places()
+    volumes = (str(mount.get("Source") or "") for mount in found["Mounts"] or () if mount.get("Type") == "volume")
     try:
-        return accounts_in((PROCESSES / str(pid) / "cgroup").read_text())
+        accounts = accounts_in((PROCESSES / str(found["State"]["Pid"]) / "cgroup").read_text())
     except OSError:
-        return ()
+        accounts = ()
+    return Places(accounts, tuple(volume for volume in volumes if volume))
 
 
 def accounts_in(text: str, root: Path = CGROUPS) -> tuple[str, ...]:
