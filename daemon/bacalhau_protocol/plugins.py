@@ -200,7 +200,10 @@ class Storage(Protocol):
     async def prepare(
         self, source: InputSource, job: Job, partition: int, into: Path, progress: Progress
     ) -> PreparedInput:
-        """Make the input available, under `into` if copied. Raises `InputFailed`, `SpecError`; leaves no half file."""
+        """Make the input available, if copied in the directory `into`, which may have to be made with its parents.
+
+        Raises `InputFailed`, `SpecError`; leaves no half file.
+        """
         ...
 
     async def release(self, prepared: PreparedInput) -> None:

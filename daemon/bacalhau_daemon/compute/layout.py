@@ -4,7 +4,7 @@
 
     executions/<execution id>/          0700
         results/                        what people fetch: stdout, stderr, exitCode, <output name>/…
-        inputs/<n>/                     prepared inputs, removed when the run is over
+        inputs/<n>/                     copies of inputs, removed when the run is over
         outcome.json                    how the run ended: written whole before anything of it is removed
         manifest.json                   the list of results with their hashes, made when they are large or asked for
 
@@ -68,8 +68,8 @@ def is_absent(execution_dir: Path) -> bool:
     return not os.path.isdir(execution_dir)  # noqa: PTH112 (every run comes by here, and this is thrice as fast)
 
 
-def create(execution_dir: Path, outputs: Iterable[ResultPath], *, inputs: int = 0) -> None:
-    """Make the directories of an execution, private: an empty one per output, an empty one per input.
+def create(execution_dir: Path, outputs: Iterable[ResultPath]) -> None:
+    """Make the directories of an execution, private: an empty one per output. Who copies an input makes its own.
 
     May be called again; what earlier inputs left is removed, what outputs left is not.
     """
@@ -78,21 +78,19 @@ def create(execution_dir: Path, outputs: Iterable[ResultPath], *, inputs: int = 
     results.mkdir(mode=0o700, exist_ok=True)
     for output in outputs:
         (results / output.name).mkdir(mode=0o755, exist_ok=True)
-    if inputs:
-        remove_inputs(execution_dir)
-        (execution_dir / INPUTS).mkdir(mode=0o700)
-        for number in range(inputs):
-            input_dir(execution_dir, number).mkdir(mode=0o700)
+    remove_inputs(execution_dir)
 
 
 def input_dir(execution_dir: Path, number: int) -> Path:
-    """Return the directory of one input."""
+    """Return where the copy of one input goes."""
     return execution_dir / INPUTS / str(number)
 
 
 def remove_inputs(execution_dir: Path) -> None:
-    """Remove the copies of inputs."""
-    shutil.rmtree(execution_dir / INPUTS, ignore_errors=True)
+    """Remove the copies of inputs; mostly there are none."""
+    inputs = execution_dir / INPUTS
+    if inputs.exists():
+        shutil.rmtree(inputs, ignore_errors=True)
 
 
 def bare_ending(record: OutcomeRecord) -> Ending:

@@ -44,7 +44,7 @@ async def prepare(runner: Runner, run: Run, engine: Engine, ability: Ability) ->
     if not ability.in_process or bare.outputs or sources:
         if bare.attempt > 1:
             await asyncio.to_thread(layout.start_over, bare.execution_dir)
-        await runner.disk.do(layout.create, bare.execution_dir, bare.outputs, inputs=len(sources))
+        await runner.disk.do(layout.create, bare.execution_dir, bare.outputs)
     progress = runner.progress(run)
     if ability.inputs_first or not sources:
         complete = request(runner, run, await _inputs(runner, run, progress)) if sources else bare

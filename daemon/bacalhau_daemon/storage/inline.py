@@ -102,6 +102,7 @@ def _write(data: _Data, into: Path) -> tuple[Path, int]:
     archive = data.media_type == ARCHIVE_TYPE
     path = into / ("tree" if archive else "content")
     try:
+        into.mkdir(mode=0o700, parents=True, exist_ok=True)
         if archive:
             path.mkdir(mode=0o700)
             return path, _unpack(data.content, path)

@@ -90,6 +90,7 @@ class UrlDownloadStorage:
     ) -> PreparedInput:
         """Download into `into`; the file gets its name when it is complete."""
         url, half = _url(source), into / ".half"
+        await asyncio.to_thread(into.mkdir, mode=0o700, parents=True, exist_ok=True)
 
         async def once(client: httpx.AsyncClient) -> tuple[str, int]:
             async with self._open(client, "GET", url) as (response, redirected):
