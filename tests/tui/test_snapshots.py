@@ -114,7 +114,7 @@ async def test_a_new_job_and_its_files(
         await deck.press("ctrl+n")
         await album.look("templates", "type a part")
         await deck.press("enter")
-        await album.look("compose", "✓ valid", "nodes fit")
+        await album.look("compose", "✓ valid", "of 4 nodes fit")
         await deck.press("down", "down", "home", *["delete"] * 4)
         await deck.type("Nmae")
         await album.look("compose-mistake", "did you mean Name?")
