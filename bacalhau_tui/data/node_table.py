@@ -47,6 +47,10 @@ def _free(name: str, show: Callable[[Any], str]) -> Callable[[NodeState, int], C
     return cell
 
 
+def _rank(engine: str) -> tuple[bool, str]:
+    return engine == "noop", engine  # which does nothing: last, where there is room for it
+
+
 BAR_CELLS = 5
 NEARLY_FULL = 0.9
 
@@ -86,7 +90,7 @@ NODES: Layout[NodeState] = Layout(
         Column(
             key="id",
             title="ID",
-            width=12,
+            width=11,
             cell=text_cell(lambda n: short_id(n.info.node_id)),
             order=by(lambda n: n.info.node_id),
             flexible=True,
@@ -137,8 +141,8 @@ NODES: Layout[NodeState] = Layout(
         Column(
             key="engines",
             title="ENGINES",
-            width=11,
-            cell=text_cell(lambda n: " ".join(sorted(n.info.compute_node_info.execution_engines or ()))),
+            width=12,
+            cell=text_cell(lambda n: " ".join(sorted(n.info.compute_node_info.execution_engines or (), key=_rank))),
             order=by(lambda n: n.info.compute_node_info.execution_engines or ()),
         ),
         Column(
