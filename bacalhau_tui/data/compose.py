@@ -73,6 +73,7 @@ class Composer:
         self._matching: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._request_id = ""
+        self._insisting = False  # the next submission of this text runs it though nothing has changed
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -97,7 +98,7 @@ class Composer:
         """Take the text as it is now."""
         if text == self.text:
             return
-        self.text, self.rejection, self.dry, self._request_id = text, None, None, ""
+        self.text, self.rejection, self.dry, self._request_id, self._insisting = text, None, None, "", False
         self._changed.set()
         self._unkept.set()
 
@@ -208,15 +209,22 @@ class Composer:
             request_id = "" if dry_run else self._request_id
             return await self._require().submit_job(
                 msgspec.structs.replace(job, namespace=job.namespace or self.namespace),
-                force=self.force,
+                force=self.force or self._insisting,
                 dry_run=dry_run,
                 request_id=request_id,
             )
         except errors.BacalhauError as error:
-            self.rejection = error if self.text == text else None
+            self.rejection = self._understood(error) if self.text == text else None
             if not isinstance(error, errors.Unavailable | errors.TimedOut):
                 self._request_id = ""
             return None
         finally:
             self.busy = ""
             self._wake()
+
+    def _understood(self, error: errors.BacalhauError) -> errors.BacalhauError:
+        """Say what a person can do here, where no flag can be given: submit the same text once more."""
+        if isinstance(error, errors.Conflict) and "--force" in error.hint:
+            self._insisting = True
+            return errors.Conflict(error.message, hint="submit it again to run it all the same")
+        return error

@@ -209,12 +209,6 @@ class Editor(TextArea):
         super().refresh(*regions, repaint=repaint, layout=layout, recompose=recompose)
         return self
 
-    def notify_style_update(self) -> None:
-        """Paint everything anew when the theme changes."""
-        self._painted.clear()
-        super().notify_style_update()
-        self.refresh()
-
     def _refresh_differences(self) -> None:
         self._due = False
         if not self.is_mounted or not self.size:
@@ -313,14 +307,21 @@ class Editor(TextArea):
 
     # ── keys ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def on_key(self, event: events.Key) -> None:
-        """Move in what is offered and take it; begin a new line under the one before."""
+    async def on_key(self, event: events.Key) -> None:
+        """Move in what is offered and take it; begin a new line under the one before; else do what a key is bound to.
+
+        Textual carries bound keys out some messages later than letters: of keys that come together, as over a slow
+        line, the letters would be put in before the cursor has moved. So our own bindings are carried out at once.
+        """
+        bound = self.screen.active_bindings.get(event.key)
         if self.offers.offers and self._menu_key(event.key):
             pass
         elif event.key == "enter" and not self.read_only:
             row, column = self.cursor_location
             start, end = self.selection
             self.move_cursor(self.replace(new_line(self.document.get_line(row), column), start, end).end_location)
+        elif bound is not None and bound.node is self and bound.enabled:
+            await self.run_action(bound.binding.action)
         else:
             return
         event.stop()

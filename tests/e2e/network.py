@@ -27,6 +27,7 @@ class Proxy:
         self._loop = asyncio.new_event_loop()
         self._writers: set[asyncio.StreamWriter] = set()
         self._cut = False
+        self._left_bytes: int | None = None  # until it is cut by itself
         self._flowing = asyncio.Event()
         self._listening = threading.Event()
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
@@ -49,12 +50,22 @@ class Proxy:
         """End all connections; new ones are closed at once."""
         self._call(self._set_cut, True)
 
+    def cut_after(self, size_bytes: int) -> None:
+        """Cut it by itself when so many more bytes have been carried, either way."""
+        self._call(setattr, self, "_left_bytes", size_bytes)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether it is cut now."""
+        return self._cut
+
     def freeze(self) -> None:
         """Keep all connections and carry nothing: neither side is told anything."""
         self._call(self._flowing.clear)
 
     def mend(self) -> None:
         """Carry everything again."""
+        self._left_bytes = None
         self._call(self._set_cut, False)
         self._call(self._flowing.set)
 
@@ -114,6 +125,11 @@ class Proxy:
         with contextlib.suppress(OSError):
             while data := await reader.read(CHUNK_BYTES):
                 await self._flowing.wait()
+                if self._left_bytes is not None:
+                    self._left_bytes -= len(data)
+                    if self._left_bytes <= 0:
+                        self._set_cut(True)
+                        return
                 writer.write(data)
                 await writer.drain()
 

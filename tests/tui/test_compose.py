@@ -155,6 +155,18 @@ async def test_problems_that_only_the_cluster_finds_are_shown_like_ours(fake: Fa
         await deck.shows("not taken by the cluster:", "Tasks[0].Engine: no such engine here; did you mean noop?")
 
 
+async def test_what_has_not_changed_runs_when_it_is_submitted_again(fake: FakeOrchestrator, tmp_path: Path) -> None:
+    """The refusal says so; the second submission of the same text insists."""
+    async with composing(fake, tmp_path) as deck:
+        fake.refuse = [errors.Conflict("no changes detected", hint="Use the --force flag")]
+        await deck.press("ctrl+g")
+        await deck.shows("not taken: no changes detected", "submit it again to run it all the same")
+        await deck.press("ctrl+g")
+        await deck.until(lambda: deck.screen == "JobScreen")
+
+    assert [request.force for request in submissions(fake)] == [True]
+
+
 async def test_a_dry_run_submits_nothing(fake: FakeOrchestrator, tmp_path: Path) -> None:
     """The cluster checks it; its warnings are shown."""
     async with composing(fake, tmp_path) as deck:

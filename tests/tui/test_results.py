@@ -122,7 +122,7 @@ async def test_a_file_is_written_where_the_user_says(fake: FakeOrchestrator, tmp
         await deck.type(str(tmp_path / "mine"))
         await deck.press("enter", "escape")
         await deck.until(lambda: deck.app.downloads.rows.rows()["1"].state is State.DONE)
-        await deck.shows("out/words.csv written into")
+        await deck.shows("written: 1 file, 23 B, hashes checked, into")
         await deck.type(":downloads")
         await deck.press("enter")
         await deck.shows("✓ done", "j-00000001", "words.csv")
