@@ -91,12 +91,12 @@ def pane(deck: Deck) -> ResultsPane:
     return found
 
 
-async def command(terminal: Terminal, text: str) -> None:
-    """Type a `:` command, when the line to type it into is there."""
+async def new_job(terminal: Terminal, template: str) -> None:
+    """Begin a job from a template, each key when what it is for is there."""
     seen = len(terminal.written)
-    terminal.type(":")
-    await terminal.frame(seen)
-    terminal.type(f"{text}\r")
+    terminal.type("\x0e")
+    await terminal.shows("type a part", since=seen)
+    terminal.type(f"{template}\r")
 
 
 async def compose(deck: Deck, template: str) -> None:
@@ -230,7 +230,7 @@ async def test_a_draft_survives_a_killed_session(shared: DevStack, tmp_path: Pat
     environment = {**shared.environment, STATE_DIR: str(tmp_path / "state")}
     async with Terminal(TUI, environment) as terminal:
         await terminal.shows("live")
-        await command(terminal, "new noop")
+        await new_job(terminal, "noop")
         await terminal.shows("Name", "DelayMs")
         terminal.type(f"\x1b[B\x1b[F-after-{number.name}")
         await terminal.shows("draft kept")
@@ -263,10 +263,11 @@ async def test_another_editor_and_back_at_the_error(shared: DevStack, tmp_path: 
     environment = {**shared.environment, STATE_DIR: str(tmp_path / "state"), "EDITOR": str(editor), "VISUAL": ""}
     async with Terminal(TUI, environment, (100, 30)) as terminal:
         await terminal.shows("live")
-        await command(terminal, "new noop")
+        await new_job(terminal, "noop")
         await terminal.shows("DelayMs", "valid")
         terminal.type("\x1b[B\x0f")
         await terminal.shows("called with +2", "did you mean Count?", "1 problem")
+        await terminal.quiet(0.5)  # the mark may be painted before the cursor goes to it
         seen = len(terminal.written)
         terminal.type("\x1b[3~\x1b[3~\x1b[3~\x1b[3~\x1b[3~Count")
         await terminal.shows("valid", since=seen)
