@@ -134,7 +134,7 @@ async def copy_tree(
         async with asyncio.TaskGroup() as group:
             for _ in range(min(IN_FLIGHT_MAX, len(regular))):
                 group.create_task(work())
-    except* errors.BacalhauError as failed:
+    except BaseExceptionGroup as failed:  # not `except*`: Python before 3.11.4 would wrap what is raised here again
         raise _first(failed) from failed
     skipped = await in_thread(_make_the_rest, tree, entries, overwrite)
     return Copied(
