@@ -136,6 +136,10 @@ MALFORMED: dict[str, tuple[str | bytes, str]] = {
         ),
         "with its aliases unfolded, the document is larger than 393,216 bytes",
     ),
+    "merge bomb": (
+        "m: &m {" + ",".join(f"k{key}: 1" for key in range(500)) + "}\nx:\n" + "  <<: *m\n" * 200,
+        "job.yaml:118:7: with its aliases unfolded, the document is larger than 393,216 bytes",
+    ),
     "alias of itself": ("a: &a [*a]", "job.yaml:1:8: alias *a stands inside of its own anchor"),
     "alias of nothing": ("a: *b", "job.yaml:1:4: alias *b has no anchor"),
     "null elements": (

@@ -89,7 +89,7 @@ def items(nodes: list[Node], line: int, column: int) -> Items:
     """Make a list node, within the limits."""
     weight = 2 + sum(node.weight for node in nodes)
     height = 1 + max((node.height for node in nodes), default=0)
-    _check_limits(weight, height, line, column)
+    check_limits(weight, height, line, column)
     return Items(tuple(nodes), line, column, weight, height)
 
 
@@ -97,11 +97,12 @@ def entries(pairs: list[Entry], line: int, column: int) -> Entries:
     """Make an object node, within the limits."""
     weight = 2 + sum(len(pair.key) + 1 + pair.node.weight for pair in pairs)
     height = 1 + max((pair.node.height for pair in pairs), default=0)
-    _check_limits(weight, height, line, column)
+    check_limits(weight, height, line, column)
     return Entries(tuple(pairs), line, column, weight, height)
 
 
-def _check_limits(weight: int, height: int, line: int, column: int) -> None:
+def check_limits(weight: int, height: int, line: int, column: int) -> None:
+    """Raise `SpecError` with the place when a document of this weight (bytes) and height is beyond the limits."""
     if height > DEPTH_MAX:
         raise spec_error([too_deep(line, column)])
     if weight > JOB_BYTES_MAX:

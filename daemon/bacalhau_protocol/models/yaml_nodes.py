@@ -21,6 +21,7 @@ from bacalhau_protocol.models.nodes import (
     Scalar,
     Style,
     Value,
+    check_limits,
     entries,
     is_finite,
     is_text,
@@ -92,6 +93,7 @@ class _Composer:
         self._stack: list[_Frame] = []
         self._root: Node | None = None
         self._documents = 0
+        self._merged_weight = 0  # bytes, of all that `<<` took over so far
 
     def compose(self, events: Iterator[Any]) -> Node | None:
         for event in events:
@@ -153,6 +155,8 @@ class _Composer:
         else:
             frame, frame.key = self._stack[-1], None
             if key.key == _MERGE and key.read_as == _MERGE:
+                self._merged_weight += node.weight
+                check_limits(self._merged_weight, node.height, node.line, node.column)
                 frame.merged += _merged(node)
             else:
                 frame.pairs.append(msgspec.structs.replace(key, node=node))
