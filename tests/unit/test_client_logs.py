@@ -198,6 +198,26 @@ async def test_a_node_that_does_not_know_the_execution_yet_is_asked_again(fake: 
     await watching.aclose()
 
 
+async def test_a_reader_s_failure_ends_a_quiet_job_s_log(
+    fake: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job does not change any more; the failure is said all the same, at once."""
+    job = fake.add_job()
+    running(fake, job)
+    failing = asyncio.Event()
+
+    async def fail(reader: object, wait_ms: int, limit: int) -> m.LogChunk:
+        await failing.wait()
+        raise errors.NodeFailed("the disk is gone")
+
+    monkeypatch.setattr(logs._Reader, "_ask", fail)
+
+    asyncio.get_running_loop().call_later(0.3, failing.set)  # when the watch waits already
+    with pytest.raises(errors.NodeFailed, match="the disk is gone"):
+        async with asyncio.timeout(5):
+            await read(follow_logs(fake.client(), job))
+
+
 async def test_refused_bids_have_no_log(fake: FakeOrchestrator) -> None:
     """Only executions that were given to a node are read."""
     job = fake.add_job()

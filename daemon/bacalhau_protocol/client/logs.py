@@ -111,10 +111,12 @@ class _Merged:
         while not (watcher.done() and self.events.empty()):
             if (event := await self.events.get()) is not None:
                 yield event
+            if self.events.empty():  # a watch of a quiet job would look at its readers only when the job changes
+                self._raise_failures()
         watcher.result()
 
     def _wake(self, _: object) -> None:
-        # When the queue is full, its reader will look at the watcher anyway after the next event.
+        # When the queue is full, its reader will look at the tasks anyway after the events that are there.
         if not self.events.full():
             self.events.put_nowait(None)
 
@@ -151,7 +153,8 @@ class _Merged:
             await self.events.put(source)
         for row in rows:
             reader = _Reader(self, update, row)
-            self._readers[row.id] = asyncio.create_task(self._read(reader), name=f"log of {row.id}")
+            task = self._readers[row.id] = asyncio.create_task(self._read(reader), name=f"log of {row.id}")
+            task.add_done_callback(self._wake)
 
     async def _read(self, reader: _Reader) -> None:
         async with self._slots:
