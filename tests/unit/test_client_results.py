@@ -7,6 +7,7 @@ import hashlib
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from unittest.mock import AsyncMock
 
 import msgspec
 import pytest
@@ -20,6 +21,7 @@ from bacalhau_protocol.client.testing import FakeOrchestrator
 from bacalhau_protocol.client.threads import in_thread
 from bacalhau_protocol.client.tree import PART_SUFFIX
 from bacalhau_protocol.models.job import SpecConfig
+from bacalhau_protocol.transport.base import Message
 from bacalhau_protocol.transport.memory import MemoryBroker
 
 BIG = b"".join(hashlib.sha256(number.to_bytes(4)).digest() for number in range(40_000))  # 1.28 MB: 5 chunks
@@ -233,6 +235,22 @@ async def test_an_expired_ticket_is_renewed(
     await fetch_results(client, job, tmp_path)
 
     assert (tmp_path / "big").read_bytes() == BIG
+
+
+@pytest.mark.parametrize("paths", [[], ["a"]], ids=["empty pages", "the same page"])
+async def test_a_list_that_does_not_go_forward_is_refused(
+    fake: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch, paths: list[str]
+) -> None:
+    """A node that always names a next page, and nothing new, is not asked for ever."""
+    access = m.Access(execution_id="e-1", node_id="n-1", state="Completed", partition=0, ticket="t")
+    files = transfer.NodeFiles(fake.client(), access, AsyncMock(return_value="t"))
+    entries = [m.FileEntry(path=path, size=0, mode=0o644, sha256="") for path in paths]
+    page = msgspec.json.encode(m.FilePage(files=entries, next_after="a", complete=True))
+    ask = AsyncMock(side_effect=[Message(subject="", data=page)] * 3)
+    monkeypatch.setattr(files, "_ask", ask)
+
+    with pytest.raises(errors.NodeFailed, match="does not go forward"):
+        await files.list()
 
 
 async def test_many_pages_and_many_files(fake: FakeOrchestrator, tmp_path: Path) -> None:

@@ -46,8 +46,12 @@ class NodeFiles:
         self.received_bytes = 0
 
     async def list(self) -> list[m.FileEntry]:
-        """Return the whole tree. Raises `Conflict` when the execution still runs."""
+        """Return the whole tree.
+
+        Raises `Conflict` when the execution still runs, `NodeFailed` when the node's pages do not go forward.
+        """
         entries: list[m.FileEntry] = []
+        paths: set[str] = set()
         after = ""
         while len(entries) < FILES_MAX:
             request = m.FileList(ticket="", execution_id=self._access.execution_id, after=after)
@@ -58,6 +62,12 @@ class NodeFiles:
                     f"execution {self._access.execution_id} still runs", hint="wait for its end: job run --wait"
                 )
             entries.extend(page.files)
+            paths.update(entry.path for entry in page.files)
+            if len(paths) < len(entries) or (page.next_after and not page.files):
+                raise errors.NodeFailed(
+                    f"the list of files of {self._access.execution_id} does not go forward after {after!r}",
+                    place=self._access.node_id,
+                )
             after = page.next_after
             if not after:
                 return entries
