@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bacalhau_protocol import errors
+from bacalhau_protocol.client import archive
 from bacalhau_protocol.client.archive import Unpacked, fetch_archive, unpack
 from bacalhau_protocol.client.tree import PART_SUFFIX, Part, Tree
 
@@ -40,6 +41,7 @@ class Server:
     def __init__(self, data: bytes, breaks: int = 0, ranges: bool = True) -> None:
         self.data, self.breaks, self.ranges = data, breaks, ranges
         self.asked: list[str | None] = []
+        self.etag, self.then = "", b""  # `then`: what is served after the answer that breaks off
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -63,10 +65,15 @@ class Server:
         body = self.data[start:]
         request.send_response(206 if start else 200)
         request.send_header("Content-Length", str(len(body)))
+        if start:
+            request.send_header("Content-Range", f"bytes {start}-{len(self.data) - 1}/{len(self.data)}")
+        if self.etag:
+            request.send_header("ETag", self.etag)
         request.end_headers()
         if self.breaks:
             self.breaks -= 1
             body = body[: len(body) // 2]
+            self.data, self.etag = self.then or self.data, '"2"' if self.then and self.etag else self.etag
         request.wfile.write(body)
 
     def close(self) -> None:
@@ -104,6 +111,25 @@ async def test_a_broken_download_goes_on(server: Server, tmp_path: Path, ranges:
 
     assert server.asked == [None, f"bytes={len(GOOD) // 2}-"]
     assert (tmp_path / "out/a").read_bytes() == b"x" * 5000
+
+
+@pytest.mark.parametrize(("etag", "more"), [("", b"!"), ('"1"', b"")], ids=["another length", "another ETag"])
+async def test_two_contents_are_not_joined(server: Server, tmp_path: Path, etag: str, more: bytes) -> None:
+    """What is served changes between two tries: it is read from the start, all of the new."""
+    server.url = server.url.replace("e-1.tar.gz", "file")
+    server.data, server.then, server.etag, server.breaks = b"a" * 1000, b"b" * 1000 + more, etag, 1
+
+    await fetch_archive(server.url, Tree(tmp_path), ignore, overwrite=False)
+
+    assert (tmp_path / "file").read_bytes() == server.then
+
+
+async def test_an_endless_answer_is_cut(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit of size holds while it is read, not only when it is unpacked."""
+    monkeypatch.setattr(archive, "UNPACKED_BYTES_MAX", 10)
+
+    with pytest.raises(errors.NodeFailed, match="more than 10 bytes"):
+        await fetch_archive(server.url, Tree(tmp_path), ignore, overwrite=False)
 
 
 async def test_unreachable_and_gone(server: Server, tmp_path: Path) -> None:

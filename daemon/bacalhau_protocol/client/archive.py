@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import posixpath
+import random
+import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 CONNECT_S, IDLE_S = 5.0, 60.0
 TRIES_MAX = 5
+PAUSE_MIN_S, PAUSE_MAX_S = 0.1, 2.0  # between tries, doubled each time
 MEMBERS_MAX = 1_000_000
 UNPACKED_BYTES_MAX = 1024**4
 COPY_BYTES = 1024 * 1024
@@ -64,11 +68,12 @@ async def fetch_archive(url: str, tree: Tree, on_bytes: Callable[[str, int], Non
 async def _download(url: str, part: Part, on_bytes: Callable[[int], None]) -> None:
     import httpx  # noqa: PLC0415  heavy, and only needed here
 
+    seen = _Seen()
     timeout = httpx.Timeout(IDLE_S, connect=CONNECT_S)
     async with httpx.AsyncClient(timeout=timeout, follow_redirects=True) as client:
         for tries in range(1, TRIES_MAX + 1):
             try:
-                await _download_once(client, url, part, on_bytes)
+                await _download_once(client, url, part, seen, on_bytes)
                 return
             except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
                 raise errors.Unavailable(f"cannot reach {url}: {error}", hint=_HINT_ADDRESS) from error
@@ -77,29 +82,69 @@ async def _download(url: str, part: Part, on_bytes: Callable[[int], None]) -> No
                     raise errors.Unavailable(
                         f"{url} broke off {tries} times: {error!r}", hint="run the command again: it goes on from here"
                     ) from error
+            await asyncio.sleep(random.uniform(0.5, 1.0) * min(PAUSE_MAX_S, PAUSE_MIN_S * 2**tries))
 
 
 _HINT_ADDRESS = "the publisher `local` needs a node that can be reached from here; the publisher `nats` does not"
 _NO_MORE, _PARTIAL = 416, 206
+_CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,18})-[0-9]{1,18}|\*)/(?:([0-9]{1,18})|\*)")
 
 
-async def _download_once(client: httpx.AsyncClient, url: str, part: Part, on_bytes: Callable[[int], None]) -> None:
-    headers = {"Range": f"bytes={part.size_bytes}-", "Accept-Encoding": "identity"} if part.size_bytes else {}
+class _Seen:
+    """What the server said of the content when it began to give it: blank and None while unknown."""
+
+    etag = ""
+    total_bytes: int | None = None
+
+    def is_rest(self, answer: httpx.Response, have_bytes: int) -> bool:
+        """Whether a 206 or 416 is about the content of which so many bytes are here, as far as one can tell."""
+        found = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
+        first, total = found.groups() if found else (None, None)
+        known_bytes = have_bytes if answer.status_code == _NO_MORE else self.total_bytes
+        return (
+            (first is None or int(first) == have_bytes)
+            and (total is None or known_bytes is None or int(total) == known_bytes)
+            and (not self.etag or answer.headers.get("ETag", self.etag) == self.etag)
+        )
+
+
+async def _download_once(
+    client: httpx.AsyncClient, url: str, part: Part, seen: _Seen, on_bytes: Callable[[int], None]
+) -> None:
+    import httpx  # noqa: PLC0415  heavy, and only needed here
+
+    headers = {"Accept-Encoding": "identity"}
+    if part.size_bytes:
+        headers["Range"] = f"bytes={part.size_bytes}-"
+        if seen.etag.startswith('"'):  # a weak one says nothing about bytes
+            headers["If-Range"] = seen.etag
     async with client.stream("GET", url, headers=headers) as answer:
-        if answer.status_code == _NO_MORE:
-            return  # all of it is here
         if answer.status_code in (404, 410):
             raise errors.NotFound(
                 f"the result is not at {url} any more", hint="its time may be over; run the job again"
             )
+        if answer.status_code in (_NO_MORE, _PARTIAL) and not seen.is_rest(answer, part.size_bytes):
+            await _restart(part, on_bytes)
+            raise httpx.RemoteProtocolError("the content changed while it was read")
+        if answer.status_code == _NO_MORE:
+            return  # all of it is here
         if answer.is_error:
             raise errors.NodeFailed(f"{url} answered {answer.status_code} {answer.reason_phrase}")
-        if answer.status_code != _PARTIAL and part.size_bytes:
-            on_bytes(-part.size_bytes)
-            await in_thread(part.restart)
+        if answer.status_code != _PARTIAL:
+            await _restart(part, on_bytes)
+            length = answer.headers.get("Content-Length", "")
+            seen.etag, seen.total_bytes = answer.headers.get("ETag", ""), int(length) if length.isdecimal() else None
         async for data in answer.aiter_raw():
+            if part.size_bytes + len(data) > UNPACKED_BYTES_MAX:
+                raise errors.NodeFailed(f"{url} gives more than {UNPACKED_BYTES_MAX:,} bytes")
             await in_thread(part.append, data)
             on_bytes(len(data))
+
+
+async def _restart(part: Part, on_bytes: Callable[[int], None]) -> None:
+    if part.size_bytes:
+        on_bytes(-part.size_bytes)
+        await in_thread(part.restart)
 
 
 def unpack(archive: Path, tree: Tree, *, overwrite: bool) -> Unpacked:
