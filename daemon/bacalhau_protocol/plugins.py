@@ -10,6 +10,7 @@ All methods are called on the daemon's event loop and must not block it: blockin
 from __future__ import annotations
 
 import enum
+import os
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -86,10 +87,29 @@ class PreparedInput(msgspec.Struct, frozen=True, kw_only=True):
     """An input, ready on this machine."""
 
     source: InputSource
-    path: Path  # a file or a directory
+    path: Path  # a file or a directory; no part of it is a link
     target: str  # where the task sees it
     read_only: bool = True
     size_bytes: int = 0
+
+    def real_path(self) -> str:
+        """Return the path for an engine that is about to use it; no link is followed a second time.
+
+        Raises
+        ------
+        InputFailed
+            when a link was put in its place since the storage looked: it may lead to what is not allowed.
+        """
+        return real_path(self.path, self.target)
+
+
+def real_path(path: Path, target: str) -> str:
+    """Return the path as text; raises `InputFailed` when a part of it is a link. `target` names the input."""
+    text = os.path.abspath(path)  # noqa: PTH100 (follows no link)
+    if os.path.realpath(text) != text:
+        hint = "another job or user of this machine put a link there; run the job again when that is gone"
+        raise errors.InputFailed(f"the path of input {target} changed while it was prepared", place=text, hint=hint)
+    return text
 
 
 class RunRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -81,7 +81,7 @@ async def _inputs(runner: Runner, run: Run, progress: Progress) -> tuple[Prepare
         source = sources[number]
         assert source.source is not None, "it was looked at"
         storage = runner.plugins.storages.get(source.source)
-        into = layout.input_dir(runner.directory(run.id), number)
+        into = layout.input_dir(runner.directory(run.id).resolve(), number)  # an engine follows no link
         partition = run.action.execution.partition_index or 0
         prepared = await storage.prepare(source, run.job, partition, into, _part(number, sizes, progress))
         run.prepared.append((source.source.kind, prepared))

@@ -168,7 +168,7 @@ def mounts(run: RunRequest, mount_points: Sequence[str]) -> list[dict[str, Any]]
 
 def _input(item: PreparedInput, mount_points: Sequence[str]) -> list[dict[str, Any]]:
     """Mount an input. A read-only mount does not reach the file systems mounted below it: each gets one of its own."""
-    path, target = os.path.realpath(item.path), normal_path(item.target)
+    path, target = item.real_path(), normal_path(item.target)
     made = [_bind(path, target, read_only=item.read_only)]
     if item.read_only:
         below = (point for point in mount_points if point.startswith(path.rstrip("/") + "/"))

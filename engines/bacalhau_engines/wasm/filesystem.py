@@ -21,7 +21,7 @@ import msgspec
 from bacalhau_engines.wasm.wire import Preopen
 from bacalhau_protocol.errors import InputFailed, SpecError
 from bacalhau_protocol.models.job import ResultPath
-from bacalhau_protocol.plugins import PreparedInput
+from bacalhau_protocol.plugins import PreparedInput, real_path
 
 SHARED_ROOTS_MAX = 256  # beyond them each run makes its own
 
@@ -82,6 +82,7 @@ def plan(
 
 
 def _is_directory(item: PreparedInput) -> bool:
+    item.real_path()
     if item.path.is_dir():
         return True
     if item.path.is_file():
@@ -101,8 +102,11 @@ def _check_nesting(taken: dict[str, str], files: Sequence[str]) -> None:
 def stage(layout: Layout, own: Path, shared: Path) -> tuple[Preopen, ...]:
     """Return all directories that the guest gets, with its `/`: made at `own`, or found or made below `shared`.
 
-    Blocks; raises `OSError`.
+    Blocks; raises `OSError`, and `InputFailed` when a link took the place of an input.
     """
+    for directory in layout.directories:
+        if directory.host not in layout.outputs:
+            real_path(Path(directory.host), directory.guest)
     root = None if layout.files else _shared_root(layout, shared)
     if root is None:
         root = own
@@ -112,11 +116,11 @@ def stage(layout: Layout, own: Path, shared: Path) -> tuple[Preopen, ...]:
         for host, guest in layout.files:
             target = _below(root, guest)
             target.parent.mkdir(parents=True, exist_ok=True)
-            source = host.resolve(strict=True)
+            source = real_path(host, guest)
             try:
-                target.hardlink_to(source)
+                os.link(source, target, follow_symlinks=False)
             except OSError:  # another file system, or a file that we may not link
-                shutil.copyfile(source, target)
+                shutil.copyfile(source, target, follow_symlinks=False)
     return (Preopen(host=str(root), guest="/"), *layout.directories)
 
 
