@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bacalhau_daemon.storage.local import LocalStorage
+from bacalhau_daemon.storage.local import LocalStorage, parse_allowed
 from bacalhau_protocol.errors import InputFailed, UsageError
 from bacalhau_protocol.models.job import InputSource, Job, SpecConfig
 from bacalhau_protocol.plugins import PluginContext, PreparedInput
@@ -156,3 +156,10 @@ async def test_a_hostile_path_is_refused_quickly(tmp_path: Path) -> None:
     for path in ("/a\0b", "/" + "a/" * 5000):
         with pytest.raises(InputFailed):
             await prepare(local, path, tmp_path)
+
+
+def test_a_backwards_range_is_a_usage_error() -> None:
+    """The pattern is named, rather than the words of the regular expression's parser alone."""
+    with pytest.raises(UsageError) as caught:
+        parse_allowed("/data/[z-a]")
+    assert caught.value.place == "/data/[z-a]"

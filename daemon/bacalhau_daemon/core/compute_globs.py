@@ -24,11 +24,15 @@ def compile_glob(pattern: str) -> re.Pattern[str]:
     Raises
     ------
     UsageError
-        when a class or a group of alternatives is not closed, or the pattern is longer than 1,024 characters.
+        when a class or a group of alternatives is not closed, a range runs backwards, or the
+        pattern is longer than 1,024 characters.
     """
     if len(pattern) > PATTERN_LENGTH_MAX:
         raise UsageError(f"pattern is longer than {PATTERN_LENGTH_MAX} characters", place=pattern[:60] + "…")
-    return re.compile("".join(_Translator(pattern).run()), re.DOTALL)
+    try:
+        return re.compile("".join(_Translator(pattern).run()), re.DOTALL)
+    except re.error as error:
+        raise UsageError(f"pattern cannot be read: {error.msg}", place=pattern) from error
 
 
 def matches_any(patterns: Iterable[str], text: str) -> bool:
