@@ -143,6 +143,13 @@ async def test_closed_networks_are_not_reached_not_even_by_redirect(serve: Serve
         await fetch(f"{host}/a", tmp_path, deny=["127.0.0.0/8"])
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::]", "[::ffff:0.0.0.0]", "[64:ff9b::a9fe:a9fe]"])
+async def test_other_names_of_closed_places_are_closed(tmp_path: Path, host: str) -> None:
+    """The unspecified address is this machine; NAT64 leads to any IPv4 address."""
+    with pytest.raises(InputFailed, match="may not be reached"):
+        await fetch(f"http://{host}:1/x", tmp_path, attempts=1)
+
+
 async def test_passing_trouble_is_tried_again(serve: Serve, tmp_path: Path) -> None:
     """5xx, and a body that breaks off; then the whole file is there."""
     host = await serve({"/f": [Reply(503), Reply(body=b"con", length=7), Reply()]})

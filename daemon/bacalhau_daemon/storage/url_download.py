@@ -2,7 +2,8 @@
 
 Bounded in every direction: attempts, redirects, time without a byte, size (`max_bytes`, also when the server names no
 length). Each hop of a redirect is looked at again: HTTP and HTTPS only, never from HTTPS back to HTTP, and never to an
-address in `deny` (by default the link-local ranges, where clouds keep their metadata services). The address that was
+address in `deny` (by default the link-local ranges, where clouds keep their metadata services, the unspecified address,
+which is this machine, and NAT64, which hides an IPv4 address). The address that was
 checked is the one that is connected to, so a name cannot change its mind in between. Behind a proxy the proxy resolves
 names, and it is the one to filter.
 
@@ -40,7 +41,7 @@ REDIRECTS_MAX = 10
 CONNECT_TIMEOUT_S, SILENCE_TIMEOUT_S = 15.0, 60.0
 BYTES_MAX_DEFAULT = 100 * 1024**3
 NAME_BYTES_MAX = 255
-DENY_DEFAULT = ("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128")
+DENY_DEFAULT = ("0.0.0.0/8", "169.254.0.0/16", "::/128", "64:ff9b::/96", "fe80::/10", "fd00:ec2::254/128")
 _RETRYABLE = frozenset({408, 425, 429, 500, 502, 503, 504})
 _NO_HEAD = frozenset({400, 403, 405, 500, 501})
 _CHUNK_BYTES = 256 * 1024
