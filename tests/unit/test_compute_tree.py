@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bacalhau_daemon.compute import manifest, retention, tree
-from bacalhau_protocol.errors import NotFound, UsageError
+from bacalhau_protocol.errors import NodeFailed, NotFound, UsageError
 
 
 @pytest.fixture
@@ -85,11 +85,20 @@ def test_an_absent_tree_is_empty(tmp_path: Path) -> None:
     assert manifest.build(tmp_path / "absent") == []
 
 
-def test_a_very_deep_tree_ends(tmp_path: Path) -> None:
-    """Depth is bounded, so no job exhausts our stack or descriptors."""
+def test_too_many_entries_are_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list is complete or an error, never cut."""
+    monkeypatch.setattr(manifest, "ENTRIES_MAX", 2)
+    with pytest.raises(NodeFailed, match="more than 2 entries"):
+        manifest.build(root)
+
+
+def test_a_very_deep_tree_is_refused(tmp_path: Path) -> None:
+    """Depth is bounded, so no job exhausts our stack or descriptors, and nothing is left out in silence."""
     deep = tmp_path / "r"
     deep.joinpath(*["d"] * 200).mkdir(parents=True)
-    assert paths(deep) == []
+    with pytest.raises(NodeFailed, match="nested 128 deep"):
+        manifest.build(deep)
+    assert tree.total_bytes(deep) == 0
 
 
 def test_a_manifest_lists_hashes_and_is_read_back(root: Path, tmp_path: Path) -> None:

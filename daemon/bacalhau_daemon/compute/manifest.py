@@ -12,6 +12,7 @@ import msgspec
 
 from bacalhau_daemon.compute import tree
 from bacalhau_protocol.api.messages import FileEntry
+from bacalhau_protocol.errors import NodeFailed
 from bacalhau_protocol.plugins import Progress
 
 NAME = "manifest.json"
@@ -22,13 +23,17 @@ _DECODER = msgspec.json.Decoder(list[FileEntry])
 
 
 def build(results_dir: Path, progress: Progress | None = None) -> list[FileEntry]:
-    """Hash every file of the tree. Blocking: call it in a thread. An absent tree gives an empty list."""
+    """Hash every file of the tree. Blocking: call it in a thread. An absent tree gives an empty list.
+
+    Raises `NodeFailed` when it is too deep or has too many entries: results are complete or refused.
+    """
     found: list[FileEntry] = []
     total = tree.total_bytes(results_dir) if progress else 0
     done = 0
     for entry in tree.walk(results_dir):
         if len(found) >= ENTRIES_MAX:
-            break
+            hint = "let the job write fewer files, or one archive"
+            raise NodeFailed(f"the results have more than {ENTRIES_MAX} entries", place=entry.path, hint=hint)
         found.append(describe(results_dir, entry))
         done += entry.size
         if progress:

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import msgspec
 
-from bacalhau_protocol.errors import NotFound, UsageError
+from bacalhau_protocol.client.tree import DEPTH_MAX
+from bacalhau_protocol.errors import NodeFailed, NotFound, UsageError
 
-DEPTH_MAX = 64
 PATH_LENGTH_MAX = 4096
 HASH_CHUNK_BYTES = 1024 * 1024
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -40,19 +40,25 @@ class Entry(msgspec.Struct, frozen=True):
         return not self.link and not self.path.endswith("/")
 
 
-def walk(root: Path, after: str = "") -> Iterator[Entry]:
-    """Yield what is in the tree, in order, beginning behind the path `after`. An absent tree is empty."""
+def walk(root: Path, after: str = "", *, whole: bool = True) -> Iterator[Entry]:
+    """Yield what is in the tree, in order, beginning behind the path `after`. An absent tree is empty.
+
+    Raises
+    ------
+    NodeFailed
+        when directories are nested too deep; not `whole` leaves those out instead.
+    """
     try:
         top = os.open(root, _DIRECTORY)
     except FileNotFoundError:
         return
     try:
-        yield from _walk(top, (), tuple(after.rstrip("/").split("/")) if after else ())
+        yield from _walk(top, (), tuple(after.rstrip("/").split("/")) if after else (), whole)
     finally:
         os.close(top)
 
 
-def _walk(directory: int, parents: tuple[str, ...], after: tuple[str, ...]) -> Iterator[Entry]:
+def _walk(directory: int, parents: tuple[str, ...], after: tuple[str, ...], whole: bool) -> Iterator[Entry]:
     with os.scandir(directory) as scan:
         found = sorted(scan, key=lambda entry: show(entry.name))
     for item in found:
@@ -62,7 +68,7 @@ def _walk(directory: int, parents: tuple[str, ...], after: tuple[str, ...]) -> I
         try:
             info = item.stat(follow_symlinks=False)
             if stat.S_ISDIR(info.st_mode):
-                yield from _walk_into(directory, item.name, parts, after, info)
+                yield from _walk_into(directory, item.name, parts, after, info, whole=whole)
             elif parts > after:
                 yield from _leaf(directory, item.name, parts, info)
         except FileNotFoundError:
@@ -70,14 +76,18 @@ def _walk(directory: int, parents: tuple[str, ...], after: tuple[str, ...]) -> I
 
 
 def _walk_into(
-    parent: int, name: str, parts: tuple[str, ...], after: tuple[str, ...], info: os.stat_result
+    parent: int, name: str, parts: tuple[str, ...], after: tuple[str, ...], info: os.stat_result, *, whole: bool
 ) -> Iterator[Entry]:
     if len(parts) >= DEPTH_MAX:
-        return
+        if not whole:
+            return
+        hint = "let the job write a flatter tree, or one archive"
+        words = f"the results have directories nested {DEPTH_MAX} deep or more, too deep to be kept"
+        raise NodeFailed(words, place="/".join(parts), hint=hint)
     child = os.open(name, _DIRECTORY, dir_fd=parent)
     try:
         empty = True
-        for entry in _walk(child, parts, after):
+        for entry in _walk(child, parts, after, whole):
             empty = False
             yield entry
         if empty and parts > after and not os.listdir(child):  # noqa: PTH208 (a descriptor)
@@ -137,8 +147,8 @@ def sha256(descriptor: int, size: int) -> str:
 
 
 def total_bytes(root: Path) -> int:
-    """Return the size of all files of the tree."""
-    return sum(entry.size for entry in walk(root))
+    """Return the size of all files of the tree, without those that lie too deep to be kept."""
+    return sum(entry.size for entry in walk(root, whole=False))
 
 
 def show(name: str) -> str:
