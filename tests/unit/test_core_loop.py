@@ -274,6 +274,33 @@ def test_a_fold_that_raises_leaves_nothing_half_done() -> None:
     assert loop.state.value == 3
 
 
+def test_a_follow_up_that_cannot_be_folded_does_not_take_down_what_woke_it() -> None:
+    """What led to it is stored first; then it is parked, alone."""
+    loop = new_loop()
+    offer(loop, 50, 50)
+    fold = loop.rules.fold
+
+    def broken(state: Sum, event: Toy, n: int, at: int) -> None:
+        if isinstance(event, Doubled):
+            raise RuntimeError("half folded")
+        fold(state, event, n, at)
+
+    loop.rules.fold = broken  # type: ignore[method-assign]
+    loop.run(NOW)
+    assert any(isinstance(step, Reload) for step in loop.take())
+    loop.reloaded(Sum(), Chain())
+    loop.run(NOW)
+    append = appended(loop)
+    loop.settled(Stored(1), NOW)
+
+    assert [event.amount for event in CODEC.decode(append.data).events if isinstance(event, Added)] == [50, 50]
+    assert released(loop) == [50, 50]
+    loop.run(NOW)
+    loop.take()
+    loop.reloaded(loop.state, loop.chain)
+    assert (loop.parked_count, loop.next_run()) == (2, None)
+
+
 def test_an_append_of_unknown_outcome_is_repeated_with_the_same_bytes_until_known() -> None:
     """After a pause that grows; nothing is released or decided meanwhile."""
     loop = new_loop()

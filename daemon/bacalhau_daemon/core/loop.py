@@ -138,6 +138,7 @@ class Loop(Generic[S, I, E]):
         self.halted = False
         self._queue: deque[I] = deque()
         self._woken: dict[I, None] = {}
+        self._offered_only = False  # in the next batch: what woke an input that cannot be folded must get past it
         self._flight: _Flight[I, E] | None = None
         self._reloading = False
         self._hold_until = 0
@@ -219,7 +220,8 @@ class Loop(Generic[S, I, E]):
         decided: list[Decided[I]] = []
         events: list[E] = []
         size, count = 0, 0
-        while count < BATCH_INPUTS_MAX and size < RECORD_BYTES_MAX and (self._queue or self._woken):
+        woken_too, self._offered_only = not (self._offered_only and self._queue), False
+        while count < BATCH_INPUTS_MAX and size < RECORD_BYTES_MAX and (self._queue or (woken_too and self._woken)):
             item = self._queue.popleft() if self._queue else self._pop_woken()
             count += 1
             decision = self._decide(item, now)
@@ -271,6 +273,7 @@ class Loop(Generic[S, I, E]):
         bad = decided.pop()
         self._out.append(Released(None, b"", [Decided(bad.item, error)]))
         self._queue.extendleft(one.item for one in reversed(decided))
+        self._offered_only = True
         self._reload(f"{describe(bad.item)} could not be folded: {error.message}")
 
     # ── outcomes ──────────────────────────────────────────────────────────────────────────────────────────────────
