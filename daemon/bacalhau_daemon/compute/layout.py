@@ -27,6 +27,7 @@ from pathlib import Path
 import msgspec
 
 from bacalhau_daemon.core.compute_reports import Phase
+from bacalhau_daemon.files import sync_directory
 from bacalhau_protocol.models.execution import RunOutput
 from bacalhau_protocol.models.job import ResultPath
 from bacalhau_protocol.plugins import Outcome, run_output
@@ -112,7 +113,7 @@ def finish(execution_dir: Path, record: OutcomeRecord, *, durable: bool) -> Endi
     half.replace(execution_dir / OUTCOME)
     if durable:
         with contextlib.suppress(OSError):  # not every file system lets directories be synchronised
-            _sync_directory(execution_dir)
+            sync_directory(execution_dir)
     return ending(execution_dir, record)
 
 
@@ -234,13 +235,5 @@ def _write(path: Path, data: bytes, *, durable: bool) -> None:
         os.write(descriptor, data)
         if durable:
             os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import msgspec
 
+from bacalhau_daemon.files import sync_directory
 from bacalhau_daemon.log.base import Fenced, Outcome, Stored, Unavailable
 from bacalhau_daemon.log.records import RESTORE, Chain, LogDamaged, digest, head
 from bacalhau_daemon.log.space import measure
@@ -202,7 +203,7 @@ def create(path: Path, origin: Chain | None = None, records: Iterable[bytes] = (
     _retire(path)
     new.rename(path)
     tip_path(path).write_bytes(msgspec.json.encode(Tip(chain.n, chain.hash)))
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
     return chain
 
 
@@ -218,14 +219,6 @@ def _retire(path: Path) -> None:
         old = path.with_name(path.name + end)
         if old.exists():
             old.rename(kept.with_name(kept.name + end))
-
-
-def _sync_directory(path: Path) -> None:
-    directory = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def _connect(path: Path) -> sqlite3.Connection:
