@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from bacalhau_engines.docker.settings import Allowed, Settings
+from bacalhau_engines.params import text, texts
 from bacalhau_protocol.models.job import NetworkConfig, NetworkType, Port, Task
 from bacalhau_protocol.models.resources import Gpu, Resources
 
@@ -77,11 +78,11 @@ def read(params: Mapping[str, Any]) -> tuple[DockerSpec, list[str]]:
             near = difflib.get_close_matches(key, _NAMES, n=1)
             problems.append(f"docker: unknown parameter {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
     spec = DockerSpec(
-        image=_text(found, "Image", problems).strip(),
-        entrypoint=_texts(found, "Entrypoint", problems),
-        parameters=_texts(found, "Parameters", problems),
-        variables=_texts(found, "EnvironmentVariables", problems),
-        working_directory=_text(found, "WorkingDirectory", problems),
+        image=text("docker", found, "Image", problems).strip(),
+        entrypoint=texts("docker", found, "Entrypoint", problems),
+        parameters=texts("docker", found, "Parameters", problems),
+        variables=texts("docker", found, "EnvironmentVariables", problems),
+        working_directory=text("docker", found, "WorkingDirectory", problems),
     )
     problems += _problems(spec, found)
     return spec, problems
@@ -176,30 +177,3 @@ def normal_path(path: str) -> str:
         elif part not in ("", "."):
             parts.append(part)
     return "/" + "/".join(parts)
-
-
-def _text(found: Mapping[str, Any], name: str, problems: list[str]) -> str:
-    value = found.get(name)
-    if value is None:
-        return ""
-    return value if _is_text(value, name, problems) else ""
-
-
-def _texts(found: Mapping[str, Any], name: str, problems: list[str]) -> tuple[str, ...]:
-    value = found.get(name)
-    if value is None:
-        return ()
-    if not isinstance(value, list | tuple):
-        problems.append(f"docker: {name} must be a list of texts, not {value!r}")
-        return ()
-    return tuple(item for place, item in enumerate(value) if _is_text(item, f"{name}[{place}]", problems))
-
-
-def _is_text(value: object, name: str, problems: list[str]) -> bool:
-    if not isinstance(value, str):
-        problems.append(f"docker: {name} must be text, not {value!r}; put it in quotes")
-    elif "\0" in value:
-        problems.append(f"docker: {name} must not hold a NUL character")
-    else:
-        return True
-    return False

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from bacalhau_engines.params import text, texts
 from bacalhau_protocol.models.job import NetworkConfig, NetworkType, Task
 from bacalhau_protocol.models.resources import Resources
 
@@ -46,14 +47,14 @@ def read(params: Mapping[str, Any]) -> tuple[WasmSpec, list[str]]:
         else:
             near = difflib.get_close_matches(key, _NAMES, n=1)
             problems.append(f"wasm: unknown parameter {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-    entry_module = _text(found, "EntryModule", problems)
+    entry_module = text("wasm", found, "EntryModule", problems)
     if not entry_module and not problems:
         problems.append("wasm: EntryModule is missing: the path of the module among the task's inputs")
     spec = WasmSpec(
         entry_module=entry_module,
-        entry_point=_text(found, "Entrypoint", problems) or DEFAULT_ENTRY_POINT,
-        parameters=_texts(found, "Parameters", problems),
-        import_modules=_texts(found, "ImportModules", problems),
+        entry_point=text("wasm", found, "Entrypoint", problems) or DEFAULT_ENTRY_POINT,
+        parameters=texts("wasm", found, "Parameters", problems),
+        import_modules=texts("wasm", found, "ImportModules", problems),
     )
     return spec, problems
 
@@ -70,30 +71,3 @@ def check(task: Task, resources: Resources) -> list[str]:
     if network not in _NETWORKS:
         problems.append(f"wasm: this node gives modules no network, the task asks for {network.value}")
     return problems
-
-
-def _text(found: dict[str, Any], name: str, problems: list[str]) -> str:
-    value = found.get(name)
-    if value is None:
-        return ""
-    return value if _is_text(value, name, problems) else ""
-
-
-def _texts(found: dict[str, Any], name: str, problems: list[str]) -> tuple[str, ...]:
-    value = found.get(name)
-    if value is None:
-        return ()
-    if not isinstance(value, list | tuple):
-        problems.append(f"wasm: {name} must be a list of texts, not {value!r}")
-        return ()
-    return tuple(item for place, item in enumerate(value) if _is_text(item, f"{name}[{place}]", problems))
-
-
-def _is_text(value: object, name: str, problems: list[str]) -> bool:
-    if not isinstance(value, str):
-        problems.append(f"wasm: {name} must be text, not {value!r}; put it in quotes")
-    elif "\0" in value:
-        problems.append(f"wasm: {name} must not hold a NUL character")
-    else:
-        return True
-    return False
