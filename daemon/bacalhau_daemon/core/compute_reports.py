@@ -13,6 +13,7 @@ from types import MappingProxyType
 import msgspec
 
 from bacalhau_daemon.core.compute_events import Report
+from bacalhau_daemon.core.policy import RESULT_BYTES_MAX
 from bacalhau_protocol.errors import BacalhauError
 from bacalhau_protocol.models import times
 from bacalhau_protocol.models.event import Event
@@ -24,7 +25,6 @@ MESSAGE_LENGTH_MAX = 4096
 DETAIL_LENGTH_MAX = 1024
 DETAILS_MAX = 16
 EVENTS_MAX = 16
-RESULT_BYTES_MAX = 64 * 1024
 RESTART = "Failing due to node restart"
 
 SCANNING, EXECUTION, RUNNING = "Exec Scanning", "Execution", "Running Execution"

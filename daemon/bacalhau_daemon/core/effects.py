@@ -21,7 +21,7 @@ from bacalhau_daemon.log.records import Record
 from bacalhau_protocol.api.messages import Welcome
 from bacalhau_protocol.models.event import Event
 from bacalhau_protocol.models.times import format_time
-from bacalhau_protocol.ncl.events import OrchestratorOutput
+from bacalhau_protocol.ncl.events import Ignored, OrchestratorOutput
 from bacalhau_protocol.ncl.messages import BidAccepted, CancelExecution, Command, ask_for_bid
 from bacalhau_protocol.ncl.orchestrator import OrchestratorSessions
 
@@ -79,7 +79,8 @@ class Effects:
         """
         handshake = item.event
         if isinstance(answer, Rejected):
-            return self._sessions.refuse(handshake, now, answer.reason)
+            refused = Ignored(handshake.node, f"its handshake was refused: {answer.reason}")
+            return [refused, *self._sessions.refuse(handshake, now, answer.reason)]
         seq = state.event
         out = self._sessions.accept(handshake, now, starting_seq=max(seq - 1, 0), reason=answer.reason)
         use = state.use(handshake.node)

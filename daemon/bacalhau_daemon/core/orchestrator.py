@@ -26,7 +26,7 @@ from bacalhau_daemon.core.decide.reports import Stray
 from bacalhau_daemon.core.effects import Effects
 from bacalhau_daemon.core.events import CODEC, AnyEvent
 from bacalhau_daemon.core.feed import Feed
-from bacalhau_daemon.core.inputs import CheckNode, Handshake, Inventory, Item, Lead, Reported
+from bacalhau_daemon.core.inputs import CheckNode, Handshake, InfoChange, Inventory, Item, Lead, Reported
 from bacalhau_daemon.core.link import NodeLink
 from bacalhau_daemon.core.loop import Append, Decided, Halt, Loop, Refused, Released, Reload
 from bacalhau_daemon.core.policy import POLICY, Policy
@@ -38,7 +38,7 @@ from bacalhau_daemon.core.state import State
 from bacalhau_daemon.log.base import Outcome
 from bacalhau_protocol import errors
 from bacalhau_protocol.api import messages as api
-from bacalhau_protocol.ncl.events import Incoming, OrchestratorOutput, Send
+from bacalhau_protocol.ncl.events import Ignored, Incoming, OrchestratorOutput, Send
 from bacalhau_protocol.ncl.orchestrator import OrchestratorSessions
 from bacalhau_protocol.ncl.receiver import merge_acks
 from bacalhau_protocol.ncl.timings import FOREIGN, OWN, Timings
@@ -254,6 +254,8 @@ class Orchestrator:
                 return [*self.effects.of_stray(self.state, answer, now), *out] if isinstance(answer, Stray) else out
             case Handshake() if isinstance(answer, Accepted | Rejected):
                 return self.effects.of_handshake(self.state, item, answer, now)
+            case InfoChange() if isinstance(answer, Ignored):
+                return [answer]
             case Inventory() if isinstance(answer, Wanted):
                 welcome = self.effects.welcome(self.state, self.settings.ticket_keys, answer)
                 return [Send(item.reply, msgspec.json.encode(welcome))]

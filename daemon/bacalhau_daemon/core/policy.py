@@ -21,6 +21,10 @@ REASON_CHARACTERS_MAX: Final = 2_000
 OUTPUT_CHARACTERS_MAX: Final = 2_048
 """Of each stream in a run's output."""
 DETAILS_MAX: Final = 20
+RESULT_BYTES_MAX: Final = 64 * 1024
+"""Of what a node says of where its results are, encoded; a larger one is dropped, and the execution's end says so."""
+INFO_BYTES_MAX: Final = 64 * 1024
+"""Of what a node says of itself, encoded, without what is free just now."""
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,8 +6,8 @@ import bisect
 import re
 from json import JSONDecodeError, decoder
 
+from bacalhau_protocol.models.nesting import DEPTH_MAX
 from bacalhau_protocol.models.nodes import (
-    DEPTH_MAX,
     Entry,
     Node,
     Scalar,

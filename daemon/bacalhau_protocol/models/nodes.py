@@ -11,11 +11,9 @@ import math
 
 import msgspec
 
+from bacalhau_protocol.models.nesting import DEPTH_MAX
 from bacalhau_protocol.models.problems import Problem, spec_error
 from bacalhau_protocol.models.submission import JOB_BYTES_MAX
-
-DEPTH_MAX = 64
-"""Deepest nesting of lists and objects."""
 
 Value = str | int | float | bool | None
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
+from bacalhau_protocol.models.nesting import DEPTH_MAX
 from bacalhau_protocol.models.nodes import (
-    DEPTH_MAX,
     Entries,
     Entry,
     Items,

@@ -18,10 +18,11 @@ from bacalhau_daemon.core.events import (
 from bacalhau_daemon.core.inputs import CheckNode, ConnectionChange, Handshake, InfoChange, Inventory
 from bacalhau_daemon.core.lifecycle import MOVE_TO_CONNECTION, NODE, may
 from bacalhau_daemon.core.loop import Decision
-from bacalhau_daemon.core.policy import REASON_CHARACTERS_MAX
+from bacalhau_daemon.core.policy import INFO_BYTES_MAX, REASON_CHARACTERS_MAX
 from bacalhau_daemon.core.state import NodeRecord, State, Status
 from bacalhau_protocol.models.node import NodeInfo, NodeType
 from bacalhau_protocol.models.resources import Resources
+from bacalhau_protocol.ncl.events import Ignored
 
 NOTHING: Decision[AnyEvent] = Decision()
 NODES_MAX = 20_000
@@ -51,6 +52,9 @@ def decide_handshake(context: Context, state: State, item: Handshake, now: int) 
     node = state.nodes.get(name)
     if info.node_type is not NodeType.COMPUTE:
         return Decision((), Rejected("node is not a compute node"))
+    too_large = _too_large(info)
+    if too_large:
+        return Decision((), Rejected(too_large))
     if node is None:
         if len(state.nodes) >= NODES_MAX:
             return Decision((), Rejected(f"the cluster has {NODES_MAX} nodes already"))
@@ -97,16 +101,29 @@ def static_info(info: NodeInfo) -> NodeInfo:
     return msgspec.structs.replace(info, compute_node_info=compute)
 
 
+def _too_large(info: NodeInfo) -> str:
+    """Say why this information is not kept, if so."""
+    size_bytes = len(msgspec.json.encode(info))
+    if size_bytes <= INFO_BYTES_MAX:
+        return ""
+    return (
+        f"what the node says of itself has {size_bytes:,} bytes, the limit is {INFO_BYTES_MAX:,}; give it fewer labels"
+    )
+
+
 def _ordered(names: tuple[str, ...] | None) -> tuple[str, ...]:
     """Bacalhau nodes list these in an order that varies from run to run."""
     return tuple(sorted(names or ()))
 
 
 def decide_info(context: Context, state: State, item: InfoChange, now: int) -> Decision[AnyEvent]:
-    """Take in what has changed of a node, if anything that is worth a record has."""
+    """Take in what has changed of a node, if anything that is worth a record has. The answer: why not."""
     node, info = state.nodes.get(item.node), static_info(item.info)
     if node is None or node.info == info or info.node_type is not NodeType.COMPUTE:
         return NOTHING
+    too_large = _too_large(info)
+    if too_large:
+        return Decision((), Ignored(item.node, too_large))
     return Decision([NodeInfoChanged(node=item.node, info=info)])
 
 

@@ -10,10 +10,12 @@ from bacalhau_daemon.core.events import AnyEvent, BidApproved, CancelConfirmed, 
 from bacalhau_daemon.core.inputs import Confirmed, Reported, Undeliverable
 from bacalhau_daemon.core.lifecycle import EXECUTION, ExecutionMove, may
 from bacalhau_daemon.core.loop import Decision
-from bacalhau_daemon.core.policy import DETAILS_MAX, OUTPUT_CHARACTERS_MAX, REASON_CHARACTERS_MAX
+from bacalhau_daemon.core.policy import DETAILS_MAX, OUTPUT_CHARACTERS_MAX, REASON_CHARACTERS_MAX, RESULT_BYTES_MAX
 from bacalhau_daemon.core.state import ExecutionState, State, Status
 from bacalhau_protocol.models.event import Event
 from bacalhau_protocol.models.execution import RunOutput
+from bacalhau_protocol.models.job import SpecConfig
+from bacalhau_protocol.models.nesting import DEPTH_MAX, nests_deeper
 from bacalhau_protocol.models.node import ZERO_TIME
 from bacalhau_protocol.models.states import JobStateType
 from bacalhau_protocol.ncl.messages import BidResult, ComputeError, Report, RunResult
@@ -98,10 +100,11 @@ def approval(state: State, execution: ExecutionState) -> list[AnyEvent]:
 def _ended(execution: ExecutionState, report: Report) -> ExecutionEnded:
     event = next(iter(report.events or ()), Event())
     details = event.details if isinstance(event.details, dict) else {}
-    to, result, output = End.FAILED, None, None
+    to, result, output, dropped = End.FAILED, None, None, ""
     match report:
         case RunResult():
-            to, result, output = End.COMPLETED, report.publish_result, _cut(report.run_output)
+            to, output = End.COMPLETED, _cut(report.run_output)
+            result, dropped = _kept(report.publish_result)
         case BidResult():
             to = End.REFUSED
         case ComputeError():
@@ -109,13 +112,25 @@ def _ended(execution: ExecutionState, report: Report) -> ExecutionEnded:
     return ExecutionEnded(
         x=execution.x,
         to=to,
-        message=event.message[:REASON_CHARACTERS_MAX],
+        message=". ".join(filter(None, (event.message[:REASON_CHARACTERS_MAX], dropped))),
         topic=event.topic[:100],
         details={key[:100]: value[:REASON_CHARACTERS_MAX] for key, value in list(details.items())[:DETAILS_MAX]},
         reported=event.timestamp[:50] if event.timestamp != ZERO_TIME else "",
         result=result,
         output=output,
     )
+
+
+def _kept(result: SpecConfig | None) -> tuple[SpecConfig | None, str]:
+    """Return what is kept of where the results are: all, or nothing and the words that say why."""
+    if result is None:
+        return None, ""
+    if nests_deeper(result.values):
+        return None, f"Where its results are was dropped: lists and objects nested more than {DEPTH_MAX} deep"
+    size_bytes = len(msgspec.json.encode(result))
+    if size_bytes > RESULT_BYTES_MAX:
+        return None, f"Where its results are was dropped: {size_bytes:,} bytes, the limit is {RESULT_BYTES_MAX:,}"
+    return result, ""
 
 
 def _cut(output: RunOutput | None) -> RunOutput | None:
