@@ -14,7 +14,9 @@ from bacalhau_daemon.core.compute_events import CODEC
 from bacalhau_daemon.log.memory import Fault, MemoryLog, Plan
 from bacalhau_protocol.api.messages import Welcome
 from bacalhau_protocol.models.job import SpecConfig
+from bacalhau_protocol.models.nesting import DEPTH_MAX
 from bacalhau_protocol.models.resources import Resources
+from bacalhau_protocol.ncl import envelope
 from bacalhau_protocol.ncl import messages as ncl
 from tests.builders_compute import GPUS, OFFER, START, Pair, execution
 from tests.builders_ncl import Message, seal
@@ -464,6 +466,22 @@ def test_an_unreadable_offer_is_answered_when_it_says_whose_it_is(pair: Pair) ->
     pair.node.message(Message("bacalhau.global.compute.n-1.in.msgs", data, "_R.n-o.x.y"), pair.now)
     pair.settle()
     assert pair.heard() == [("error", "e-5")]
+
+
+@pytest.mark.parametrize("levels", [DEPTH_MAX, *range(940, 1000)])
+def test_an_offer_that_nests_too_deep_is_refused_and_harms_nothing(pair: Pair, levels: int) -> None:
+    """Near the interpreter's own limit it could be read and not be written to the journal."""
+    command = ncl.ask_for_bid(execution(1))
+    data = envelope.encode(envelope.metadata(command, source="n-o", now=START, seq=9), command)
+    nested = b'"Params":{"x":' + b"[" * levels + b"]" * levels + b"},"
+    body = data[5:].replace(b'"Engine":{', b'"Engine":{' + nested)
+    pair.node.message(Message("bacalhau.global.compute.n-1.in.msgs", seal(body), "_R.n-o.x.y"), pair.now)
+    pair.settle()
+
+    assert pair.heard() == [("error", "e-1")] or levels > DEPTH_MAX  # what cannot even be read says not whose it is
+    assert pair.taken() == []
+    pair.crash()
+    assert not pair.node.state.runs
 
 
 def test_the_journal_is_written_as_records_of_its_own_vocabulary(pair: Pair) -> None:

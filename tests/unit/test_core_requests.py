@@ -14,7 +14,8 @@ from bacalhau_daemon.testing import SECOND, USER, World, a_job
 from bacalhau_protocol import errors
 from bacalhau_protocol.api import messages as api
 from bacalhau_protocol.api.tokens import decode_join, hash_secret, identity_of
-from bacalhau_protocol.models.job import Constraint
+from bacalhau_protocol.models.job import Constraint, Job
+from bacalhau_protocol.models.nesting import DEPTH_MAX
 from bacalhau_protocol.models.states import JobStateType
 
 
@@ -31,7 +32,37 @@ def submissions(world: World) -> list[JobSubmitted]:
     return [event for event in world.rows.events if isinstance(event, JobSubmitted)]
 
 
+def deep_job(levels: int) -> Job:
+    """Return a job as a request brings it, with lists in lists among its engine's parameters."""
+    body = msgspec.json.encode(a_job()).replace(b'"Engine":{', b'"Engine":{"Params":{"x":@},', 1)
+    return msgspec.json.decode(body.replace(b"@", b"[" * levels + b"]" * levels), type=Job)
+
+
 # ── submit ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("verb", ["job.submit", "job.explain"])
+def test_a_job_whose_parameters_nest_too_deep_is_refused_with_the_place(world: World, verb: str) -> None:
+    """As the same job file is before it is sent."""
+    body: api.Body = (
+        api.JobSubmit(job=deep_job(DEPTH_MAX)) if verb == "job.submit" else api.JobExplain(spec=deep_job(DEPTH_MAX))
+    )
+    with pytest.raises(errors.SpecError, match="lists and objects are nested more than 64 deep") as refusal:
+        world.ask(verb, body)
+    assert refusal.value.place == "Tasks[0].Engine.Params"
+
+
+def test_no_depth_of_a_job_harms_the_orchestrator(world: World) -> None:
+    """Near the interpreter's own limit it could be read and not be written: the process ended."""
+    world.submit(deep_job(DEPTH_MAX - 2))
+    for levels in range(900, 1000):
+        try:
+            job = deep_job(levels)
+        except RecursionError:  # such a request is refused unread
+            break
+        with pytest.raises(errors.SpecError):
+            world.submit(job)
+    assert not world.machine.loop.parked
 
 
 def test_a_job_without_a_name_is_named_after_its_id(world: World) -> None:

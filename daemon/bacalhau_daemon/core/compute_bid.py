@@ -14,6 +14,7 @@ from bacalhau_protocol.api.subjects import TOKEN
 from bacalhau_protocol.errors import BacalhauError
 from bacalhau_protocol.models.execution import Execution
 from bacalhau_protocol.models.job import InputSource, Job, NetworkConfig, NetworkType, Task
+from bacalhau_protocol.models.nesting import DEPTH_MAX, too_deep
 from bacalhau_protocol.models.node import NodeInfo
 from bacalhau_protocol.models.quantities import format_resources, parse_resources
 from bacalhau_protocol.models.resources import Resources
@@ -83,6 +84,8 @@ def unreadable(execution: Execution | None) -> str:
         return f"execution id {execution.id[:80]!r} is not one token of letters, digits, - and _"
     if not isinstance(job, Job) or not job.tasks:
         return "the job has no task"
+    if place := too_deep(job):
+        return f"{place} has lists and objects nested more than {DEPTH_MAX} deep"
     if job.type not in _JOB_TYPES:
         return f"job type {job.type!r} is not known"
     if job.task.engine is None or not job.task.engine.kind:

@@ -17,6 +17,7 @@ from bacalhau_protocol import errors
 from bacalhau_protocol.api import messages as api
 from bacalhau_protocol.models import ids
 from bacalhau_protocol.models.job import Job
+from bacalhau_protocol.models.nesting import DEPTH_MAX, too_deep
 from bacalhau_protocol.models.quantities import format_bytes
 from bacalhau_protocol.models.states import JobStateType, JobType
 from bacalhau_protocol.models.submission import Prepared, prepare
@@ -92,6 +93,9 @@ def prepared_job(context: Context, job: Job) -> Prepared:
     SpecError
         with every problem at once.
     """
+    deep = too_deep(job)
+    if deep:
+        raise errors.SpecError(f"lists and objects are nested more than {DEPTH_MAX} deep", place=deep)
     prepared = _prepared(context, job)
     kind = prepared.job.type
     if kind != JobType.BATCH:
