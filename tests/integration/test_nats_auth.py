@@ -210,6 +210,14 @@ async def test_a_client_and_a_node_cannot_share_an_identity(wire: Wire) -> None:
         await wire.join("alice", Role.COMPUTE)
 
 
+async def test_a_name_is_free_when_its_invitation_has_expired_unused(wire: Wire) -> None:
+    """The client that has it now comes in; the invitation's own secret does not."""
+    late = wire.issue("alice", Role.COMPUTE, expires=1, invite=True)
+
+    assert (await wire.join("alice", Role.ADMIN)).connected
+    assert "invitation has expired" in await refused(wire, late)
+
+
 async def refused(wire: Wire, secret: str) -> str:
     """Try to connect; return the reason in the orchestrator's log."""
     with structlog.testing.capture_logs() as logs, pytest.raises(errors.Unauthenticated) as caught:

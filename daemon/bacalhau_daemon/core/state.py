@@ -159,6 +159,14 @@ class CredentialState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     revoked: bool = False
     by: str = ""
 
+    def dead(self, now: int) -> bool:
+        """Whether nobody can come in with it any more, so that its name is free: revoked, or expired.
+
+        An invitation whose node has joined is that node's credential and does not expire.
+        """
+        expires = 0 if self.invite and self.used else self.expires
+        return self.revoked or 0 < expires <= now
+
 
 class Tally:
     """A job's executions, indexed: derived, never stored. Of the current version, but for `old`."""

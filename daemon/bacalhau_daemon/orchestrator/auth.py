@@ -173,7 +173,7 @@ class AuthCallout:
             raise errors.Unauthenticated("this cluster has not issued this credential")
         if found.revoked:
             raise errors.Unauthenticated("the credential has been revoked")
-        if found.expires and not (found.invite and found.used) and self._clock() >= found.expires:
+        if found.dead(self._clock()):
             raise errors.Unauthenticated("the invitation has expired" if found.invite else "the credential has expired")
         return found
 
@@ -214,7 +214,8 @@ class AuthCallout:
         return foreign_permissions(name)
 
     def _valid(self, identity: str) -> Iterator[CredentialState]:
-        return (one for one in self._of(identity) if not one.revoked)
+        now = self._clock()
+        return (one for one in self._of(identity) if not one.dead(now))
 
     # ── connections ───────────────────────────────────────────────────────────────────────────────────────────────
 

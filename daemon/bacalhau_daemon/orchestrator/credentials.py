@@ -70,7 +70,7 @@ async def own_node(driver: Driver, place: Place, name: str) -> Credential:
 def is_valid(state: State, secret: str) -> bool:
     """Whether the cluster accepts a secret now."""
     found = state.credentials.get(hash_secret(secret))
-    return found is not None and not found.revoked and not 0 < found.expires <= time.time_ns()
+    return found is not None and not found.dead(time.time_ns())
 
 
 async def _issue(driver: Driver, place: Place, identity: str, role: Role) -> Credential:

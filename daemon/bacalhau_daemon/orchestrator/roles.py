@@ -26,11 +26,7 @@ LEAST: dict[str, Role] = {
 
 def role_of(credentials: Iterable[CredentialState], now: int) -> Role | None:
     """Return the strongest role that an identity's valid credentials give it; None when none is valid."""
-    valid = [
-        credential.role
-        for credential in credentials
-        if not credential.revoked and credential.role in ORDER and not 0 < credential.expires <= now
-    ]
+    valid = [credential.role for credential in credentials if credential.role in ORDER and not credential.dead(now)]
     return max(valid, key=ORDER.index, default=None)
 
 

@@ -41,7 +41,7 @@ def decide_invite(
         return Decision((), _whole(known))
     check_deadline(request, now)
     identity = _identity(body.name or context.new_id(ids.NODE))
-    secret, event = _issue(context, state, request, identity, Role.COMPUTE)
+    secret, event = _issue(context, state, request, identity, Role.COMPUTE, now=now)
     # Foreign nodes share tokens and choose their names, so nobody can tell when the invited one has joined.
     expires = 0 if body.foreign else now + _ttl_ns(body.ttl_s, needed=True)
     event = msgspec.structs.replace(event, expires=expires, invite=not body.foreign, foreign=body.foreign)
@@ -54,7 +54,10 @@ def decide_invite(
         join = JoinToken(address=address, identity=identity, secret=secret, fingerprint=context.fingerprint)
         token = encode_join(join)
         command = f"bacalhau-daemon --compute --join {token}"
-    return Decision([event], api.NodeInvited(token=token, expires=expires, command=command))
+    return Decision(
+        [*_expired(state, request, identity, now), event],
+        api.NodeInvited(token=token, expires=expires, command=command),
+    )
 
 
 def decide_issue(
@@ -70,11 +73,11 @@ def decide_issue(
         role = Role(body.role)
     except ValueError:
         raise errors.UsageError(f"there is no role {body.role!r}", hint=f"roles: {', '.join(Role)}") from None
-    secret, event = _issue(context, state, request, identity, role)
+    secret, event = _issue(context, state, request, identity, role, now=now)
     ttl_ns = _ttl_ns(body.ttl_s, needed=False)
     event = msgspec.structs.replace(event, expires=now + ttl_ns if ttl_ns else 0)
     answer = api.CredentialIssued(identity=identity, role=role, secret=secret, expires=event.expires)
-    return Decision([event], answer)
+    return Decision([*_expired(state, request, identity, now), event], answer)
 
 
 def decide_revoke(
@@ -85,7 +88,7 @@ def decide_revoke(
         return Decision((), api.Empty())
     check_deadline(request, now)
     mine = [state.credentials[sha256] for sha256 in state.identities.get(body.identity, ())]
-    valid = [credential for credential in mine if not credential.revoked]
+    valid = [credential for credential in mine if not credential.dead(now)]
     if not mine:
         raise errors.NotFound(f"there is no credential for {body.identity!r}")
     if any(credential.role is Role.ADMIN for credential in valid) and not _other_admin(state, body.identity, now):
@@ -121,10 +124,12 @@ def list_credentials(state: State) -> api.CredentialPage:
     return api.CredentialPage(credentials=rows)
 
 
-def _issue(context: Context, state: State, request: Request, identity: str, role: Role) -> tuple[str, CredentialIssued]:
+def _issue(
+    context: Context, state: State, request: Request, identity: str, role: Role, *, now: int
+) -> tuple[str, CredentialIssued]:
     if len(state.credentials) >= CREDENTIALS_MAX:
         raise errors.Busy(f"the cluster has {CREDENTIALS_MAX} credentials already")
-    _check_role(state, identity, role)
+    _check_role(state, identity, role, now)
     secret = make_secret(identity, context.random)
     event = CredentialIssued(
         identity=identity, role=role, sha256=hash_secret(secret), by=request.user, request=request.id
@@ -132,16 +137,28 @@ def _issue(context: Context, state: State, request: Request, identity: str, role
     return secret, event
 
 
-def _check_role(state: State, identity: str, role: Role) -> None:
+def _check_role(state: State, identity: str, role: Role, now: int) -> None:
     """Refuse a second role: a client is as strong as its strongest credential, a node of its name locks it out."""
     for sha256 in state.identities.get(identity, ()):
         other = state.credentials[sha256]
-        if other.role is not role and not other.revoked:
+        if other.role is not role and not other.dead(now):
             raise errors.Conflict(
                 f"{identity!r} has a credential as {other.role} already",
                 hint="choose another name, or revoke that one first",
                 place="Identity",
             )
+
+
+def _expired(state: State, request: Request, identity: str, now: int) -> list[AnyEvent]:
+    """Revoke what has expired before its name is given anew.
+
+    Else an invitation would count as used when the next node of its name joins, and whoever came by it and stayed
+    connected without joining would hear the next one's messages.
+    """
+    mine = [state.credentials[sha256] for sha256 in state.identities.get(identity, ())]
+    if all(each.dead(now) for each in mine) and not all(each.revoked for each in mine):
+        return [CredentialRevoked(identity=identity, by=request.user)]
+    return []
 
 
 def _identity(text: str) -> str:
@@ -160,9 +177,6 @@ def _ttl_ns(ttl_s: int, *, needed: bool) -> int:
 
 def _other_admin(state: State, identity: str, now: int) -> bool:
     return any(
-        each.role is Role.ADMIN
-        and each.identity != identity
-        and not each.revoked
-        and not (each.expires and now >= each.expires)
+        each.role is Role.ADMIN and each.identity != identity and not each.dead(now)
         for each in state.credentials.values()
     )

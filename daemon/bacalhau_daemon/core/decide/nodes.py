@@ -75,7 +75,7 @@ def decide_handshake(context: Context, state: State, item: Handshake, now: int) 
 def _readmitted(state: State, node: NodeRecord, now: int) -> bool:
     """Whether somebody has given the node a credential since it was rejected; with that alone can it be here."""
     mine = (state.credentials[sha256] for sha256 in state.identities.get(node.id, ()))
-    return any(not each.revoked and (not each.expires or now < each.expires or each.used) for each in mine)
+    return any(not each.dead(now) for each in mine)
 
 
 def _await_reports(context: Context, state: State, node: NodeRecord, now: int) -> None:
