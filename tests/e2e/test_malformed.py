@@ -11,6 +11,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from bacalhau_daemon.devstack import Daemon, DevStack
+from bacalhau_daemon.testing import wait_until
 from bacalhau_protocol import errors
 from bacalhau_protocol.api import messages as m
 from bacalhau_protocol.api import subjects
@@ -77,6 +78,11 @@ async def unharmed(daemon: Daemon) -> None:
     assert "Traceback" not in daemon.log_path.read_text()
 
 
+def said(daemon: Daemon, event: str, who: str) -> bool:
+    """Whether the daemon's log has this event about this node or identity."""
+    return any(event in line and who in line for line in daemon.log_path.read_text().splitlines())
+
+
 async def test_malformed_jobs_are_refused_by_the_orchestrator_too(shared: DevStack) -> None:
     """Past the client's own checks: forty job files with errors, each is refused and none is stored."""
     (daemon,) = shared.daemons
@@ -133,6 +139,7 @@ async def test_malformed_messages_of_a_node_are_answered_in_words(shared: DevSta
     await node.close()
 
     await unharmed(shared.daemons[0])
+    assert said(shared.daemons[0], "node.message_unreadable", "n-rude")
 
 
 async def test_malformed_reports_of_a_node_are_skipped(shared: DevStack, node: NatsBus) -> None:
@@ -143,6 +150,7 @@ async def test_malformed_reports_of_a_node_are_skipped(shared: DevStack, node: N
     await node.close()
 
     await unharmed(shared.daemons[0])
+    assert said(shared.daemons[0], "node.message_ignored", "n-rude")
 
 
 async def test_a_message_over_the_limit_is_refused(shared: DevStack, node: NatsBus) -> None:
@@ -163,12 +171,13 @@ async def test_a_message_over_the_limit_is_refused(shared: DevStack, node: NatsB
         while not (await reader.readline()).startswith(b"PONG"):
             pass
         writer.write(f"PUB {ncl_subjects.subject('n-ruder', Plane.OUT_CTRL)} {TOO_LARGE_BYTES}\r\n".encode())
-        while not (said := await reader.readline()).startswith(b"-ERR"):
-            assert said, "the server says why"
+        while not (answer := await reader.readline()).startswith(b"-ERR"):
+            assert answer, "the server says why"
     writer.close()
 
-    assert b"Maximum Payload" in said
+    assert b"Maximum Payload" in answer
     await unharmed(daemon)
+    await wait_until(lambda: said(daemon, "connection.cut_by_server", "n-ruder"), what="the log says so")
 
 
 async def test_a_nodes_credential_is_no_clients(shared: DevStack, node: NatsBus) -> None:

@@ -512,7 +512,7 @@ def test_a_node_keeps_the_end_of_its_own_executions_logs_only() -> None:
         world.machine.message(Message(f"bacalhau.x.v1.{name}.out.logtail", body), world.now)
     world.run()
 
-    assert [type(action).__name__ for action in world.actions] == ["KeepLogTail"]
+    assert [type(action).__name__ for action in world.actions] == ["KeepLogTail", "Complain"]
 
 
 # ── membership ────────────────────────────────────────────────────────────────────────────────────────────────────

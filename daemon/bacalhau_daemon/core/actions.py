@@ -66,6 +66,29 @@ class Disconnect(msgspec.Struct, frozen=True):
     reason: str
 
 
-Action = Send | Append | Answer | LookUp | Project | KeepLogTail | Disconnect | Reload | Halt
+class Complain(msgspec.Struct, frozen=True, kw_only=True):
+    """For the daemon's log: what is wrong with what a node sent; `more` like it were not said since the last line."""
 
-__all__ = ["Action", "Answer", "Append", "Disconnect", "Halt", "KeepLogTail", "LookUp", "Project", "Reload", "Send"]
+    event: str
+    node: str
+    subject: str
+    type: str
+    words: str
+    more: int = 0
+
+
+Action = Send | Append | Answer | LookUp | Project | KeepLogTail | Disconnect | Complain | Reload | Halt
+
+__all__ = [
+    "Action",
+    "Answer",
+    "Append",
+    "Complain",
+    "Disconnect",
+    "Halt",
+    "KeepLogTail",
+    "LookUp",
+    "Project",
+    "Reload",
+    "Send",
+]

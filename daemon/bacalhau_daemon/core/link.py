@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import assert_never
 
 import msgspec
 
 from bacalhau_daemon.core.actions import Action, Disconnect, KeepLogTail
+from bacalhau_daemon.core.complaints import IGNORED, REFUSED, UNREADABLE, Complaints
 from bacalhau_daemon.core.context import Heard
 from bacalhau_daemon.core.effects import Cancelled, Offered
 from bacalhau_daemon.core.events import AnyEvent, Connection
@@ -49,6 +51,7 @@ class NodeLink:
     ) -> None:
         self.sessions = sessions
         self.counters: Counter[str] = Counter()  # of what was ignored, by reason
+        self.complaints = Complaints()  # the same in words
         self._rules, self._loop, self._feed = rules, loop, feed
         self._ended: dict[str, str] = {}  # execution id → node, the oldest first
 
@@ -61,22 +64,23 @@ class NodeLink:
     def message(self, message: Incoming, now: int) -> list[Action]:
         """Take a message on one of the subscriptions."""
         if not message.subject.startswith(subjects.EXTENSION):
-            return self.take(self.sessions.message(message, now), now)
+            return self.take(self.sessions.message(message, now), now, message.subject)
         node, _, verb = message.subject.removeprefix(f"{subjects.EXTENSION}.").partition(".out.")
         try:
             return self._extension(node, verb, message, now)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             self.counters["Unreadable"] += 1
+            self.complaints.add(UNREADABLE, node, str(error), now, subject=message.subject, type_=verb)
             return []
 
-    def take(self, outputs: Sequence[OrchestratorOutput | Disconnect], now: int) -> list[Action]:
-        """Pass messages on, and take in what has happened."""
+    def take(self, outputs: Sequence[OrchestratorOutput | Disconnect], now: int, subject: str = "") -> list[Action]:
+        """Pass messages on, and take in what has happened; `subject` is where the message came that led to it."""
         out: list[Action] = []
         for output in outputs:
             if isinstance(output, _PASSED_ON):
                 out.append(output)
             else:
-                self._hear(output, now)
+                self._hear(output, now, subject)
         return out
 
     def remember(self, execution: ExecutionState) -> None:
@@ -88,7 +92,7 @@ class NodeLink:
 
     # ── NCL ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _hear(self, event: ncl.OrchestratorEvent, now: int) -> None:
+    def _hear(self, event: ncl.OrchestratorEvent, now: int, subject: str) -> None:
         match event:  # the most frequent first
             case ncl.HeartbeatReceived():
                 self._heartbeat(event, now)
@@ -107,11 +111,25 @@ class NodeLink:
             case ncl.DeliveryRefused(tag=Offered(execution_id=execution_id)):
                 words = f"the node cannot read what it was sent: {event.reason}"
                 self._offer(Undeliverable(event.node, execution_id, words))
-            case ncl.Malformed() if event.execution_id:
-                words = f"the node's {event.type or 'report'} cannot be read: {event.words}"
-                self._offer(Undeliverable(event.node, event.execution_id, words))
+            case ncl.DeliveryRefused() | ncl.Malformed() | ncl.Ignored():
+                self._complain(event, now, subject)
             case _:
-                self.counters[type(event).__name__] += 1
+                assert_never(event)
+
+    def _complain(self, event: ncl.DeliveryRefused | ncl.Malformed | ncl.Ignored, now: int, subject: str) -> None:
+        """Count what could not be used, and say so; an execution that it was about ends with these words."""
+        self.counters[type(event).__name__] += 1
+        match event:
+            case ncl.DeliveryRefused():
+                words = f"the node cannot read what it was sent: {event.reason}"
+                self.complaints.add(REFUSED, event.node, words, now, subject=subject)
+            case ncl.Malformed():
+                self.complaints.add(UNREADABLE, event.node, event.words, now, subject=subject, type_=event.type)
+                if event.execution_id:
+                    words = f"the node's {event.type or 'report'} cannot be read: {event.words}"
+                    self._offer(Undeliverable(event.node, event.execution_id, words))
+            case ncl.Ignored():
+                self.complaints.add(IGNORED, event.node, event.words, now, subject=subject)
 
     def _offer(self, item: Item) -> None:
         try:
@@ -147,6 +165,8 @@ class NodeLink:
             case _:
                 pass
         self.counters["Misdirected"] += 1
+        words = "it names another node or execution, or is nothing that nodes send"
+        self.complaints.add(IGNORED, node, words, now, subject=message.subject, type_=verb)
         return []
 
     def _owner(self, execution_id: str) -> str | None:

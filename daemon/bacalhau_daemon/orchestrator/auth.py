@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from bacalhau_daemon.core.complaints import Complaints
 from bacalhau_daemon.core.events import Role
 from bacalhau_daemon.core.state import CredentialState
 from bacalhau_daemon.orchestrator.jwt import AccountKey, read_claims
@@ -35,6 +36,20 @@ DISCONNECTS = f"$SYS.ACCOUNT.{ACCOUNT}.DISCONNECT"
 CLIENT_PAYLOAD_BYTES_MAX = 1024 * 1024
 SUBSCRIPTIONS_MAX = 1000  # of one connection
 CONNECTIONS_MAX = 100_000  # remembered for revocation
+VIOLATIONS = frozenset(
+    {
+        "Maximum Message Payload Exceeded",
+        "Maximum Control Line Exceeded",
+        "Maximum Subscriptions Exceeded",
+        "Message Header Violation",
+        "Parse Error",
+        "Protocol Violation",
+        "Slow Consumer (Pending Bytes)",
+        "Slow Consumer (Write Deadline)",
+    }
+)
+"""Why the server cuts a connection that does not keep to the rules, in its words."""
+CUT = "connection.cut_by_server"
 KICK_TIMEOUT_S = 2.0
 KICK_AGAIN_S = 2.0  # for connections that were on their way in when their credential ended
 
@@ -117,6 +132,7 @@ class AuthCallout:
         self._key, self._orchestrator = key, orchestrator
         self._find, self._of, self._clock = find, of, clock
         self._connections: dict[int, Connection] = {}
+        self._complaints = Complaints()
         self._bus: Bus | None = None
         self._system: Bus | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -233,6 +249,10 @@ class AuthCallout:
         known = self._connections.get(cid)
         if known is not None and known.server == server:
             del self._connections[cid]
+            if event.get("reason") in VIOLATIONS:
+                self._complaints.add(CUT, known.identity, event["reason"], self._clock())
+            for complaint in self._complaints.take(self._clock()):
+                log.error(complaint.event, identity=complaint.node, reason=complaint.words, more=complaint.more)
 
     async def _kick(self, identity: str) -> None:
         theirs = [(cid, one) for cid, one in self._connections.items() if one.identity == identity]

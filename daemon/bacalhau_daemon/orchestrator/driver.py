@@ -21,6 +21,7 @@ from bacalhau_daemon.core.actions import (
     Action,
     Answer,
     Append,
+    Complain,
     Disconnect,
     Halt,
     KeepLogTail,
@@ -29,6 +30,7 @@ from bacalhau_daemon.core.actions import (
     Reload,
     Send,
 )
+from bacalhau_daemon.core.complaints import UNREADABLE
 from bacalhau_daemon.core.context import Disk
 from bacalhau_daemon.core.orchestrator import Orchestrator
 from bacalhau_daemon.core.projection import Restored
@@ -94,10 +96,7 @@ class Driver:
         self._spawn(self._watch_disk())
 
     def received(self, message: Message) -> None:
-        """Take a message of a node. One that wants its answer elsewhere than with the node is dropped."""
-        if message.reply and not _may_answer(message):
-            log.warning("message.reply_refused", subject=message.subject[:128], reply=message.reply[:128])
-            return
+        """Take a message of a node."""
         self.machine.message(message, time.time_ns())
         self.wake()
 
@@ -194,6 +193,8 @@ class Driver:
                 self._look_up(action)
             case KeepLogTail():
                 self._spawn(self._keep(action))
+            case Complain():
+                complain(action)
             case Disconnect():
                 log.info("identity.cut", identity=action.identity, reason=action.reason)
                 self._cut(action.identity)
@@ -308,8 +309,14 @@ def _fold_rest(restored: Restored, log_path: Path) -> Restored:
         reader.close()
 
 
-def _may_answer(message: Message) -> bool:
-    """Whether the reply subject is an inbox of the node that the subject names (or a foreign node's)."""
-    tokens = message.subject.split(".", 4)
-    node = tokens[3] if len(tokens) > 3 else ""
-    return message.reply.startswith((f"_R.{node}.", "_INBOX."))
+def complain(action: Complain) -> None:
+    """Write down what is wrong with what a node sent; an error when it could not even be read."""
+    write = log.error if action.event == UNREADABLE else log.warning
+    write(
+        action.event,
+        node=action.node,
+        subject=action.subject,
+        type=action.type,
+        reason=action.words,
+        more=action.more,
+    )
