@@ -16,6 +16,7 @@ from bacalhau_daemon.compute import serving
 from bacalhau_daemon.testing import wait_until
 from bacalhau_protocol import errors
 from bacalhau_protocol.api import messages as m
+from bacalhau_protocol.api import subjects
 from bacalhau_protocol.models.job import Job, ResultPath
 from bacalhau_protocol.ncl import messages as ncl
 from bacalhau_protocol.ncl.logstream import LogClosed, LogConsumer, LogLine
@@ -233,6 +234,17 @@ async def test_what_is_not_here_is_said(pair: Pair) -> None:
         await file_read(pair, "outputs/absent")
     with pytest.raises(errors.UsageError):
         await site.ask("log.read", m.Empty())
+
+
+@pytest.mark.parametrize("verb", ["log.read", "file.list", "file.read"])
+async def test_a_request_that_nests_without_end_is_refused_in_words(pair: Pair, verb: str) -> None:
+    """It cannot be read."""
+    site, _ = pair
+    client = site.broker.connect("alice")
+    answer = await client.request(subjects.to_node(NODE, verb), b'{"x":' + b"[" * 100_000, timeout_s=20)
+    await client.close()
+
+    assert "the request cannot be read" in str(errors.from_wire(answer.data))
 
 
 async def test_bacalhaus_orchestrator_follows_several_logs_at_once(tmp_path: Path) -> None:

@@ -62,7 +62,9 @@ def test_only_the_end_is_kept(stdout: int, stderr: int) -> None:
     assert kept.stderr_offset + len(kept.stderr) == stderr
 
 
-@pytest.mark.parametrize("data", [b"", b"{}", b"null", b'{"ExecutionID": null}', b"x" * (MESSAGE_BYTES_MAX + 1)])
+@pytest.mark.parametrize(
+    "data", [b"", b"{}", b"null", b'{"ExecutionID": null}', b'{"x":' + b"[" * 9_999, b"x" * (MESSAGE_BYTES_MAX + 1)]
+)
 def test_what_is_not_a_tail_is_refused(tmp_path: Path, data: bytes) -> None:
     """Damaged or oversized messages are usage errors and change nothing."""
     store = KeptLogs(tmp_path / "kept.db", LARGE)

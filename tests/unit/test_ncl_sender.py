@@ -111,7 +111,7 @@ def test_an_acknowledgement_that_skips_one_tells_of_a_loss() -> None:
     assert ack(machine, second) == [], "an answer to the earlier try comes too late"
 
 
-@pytest.mark.parametrize("answer", [b"", b"nonsense", b"[]", b'{"error":7}', b"\xff"])
+@pytest.mark.parametrize("answer", [b"", b"nonsense", b"[]", b'{"error":7}', b"\xff", b'{"x":' + b"[" * 100_000])
 def test_an_unreadable_answer_is_a_failure(answer: bytes) -> None:
     """An acknowledgement is non-empty JSON."""
     machine = sender()

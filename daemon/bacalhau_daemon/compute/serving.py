@@ -222,7 +222,7 @@ def _decode(verb: str, data: bytes) -> _Request:
         raise errors.NotFound(f"nodes know no {verb!r}")
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise errors.UsageError(f"the request cannot be read: {error}", place=verb) from error
 
 

@@ -118,7 +118,7 @@ class ForeignLogs:
         node = message.subject.removeprefix(f"{subjects.EXTENSION}.").partition(".")[0]
         try:
             request = msgspec.json.decode(message.data, type=m.LogRead)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise errors.UsageError(f"the request cannot be read: {error}", place=VERB) from error
         if request.stdout_offset < 0 or request.stderr_offset < 0 or request.limit < 1:
             raise errors.UsageError("offsets count from 0, and a limit is at least 1", place=VERB)

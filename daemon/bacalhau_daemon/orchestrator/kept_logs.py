@@ -49,7 +49,7 @@ class KeptLogs:
             raise errors.UsageError(f"a log tail of {len(data)} bytes is over the limit of {MESSAGE_BYTES_MAX}")
         try:
             tail = msgspec.json.decode(data, type=LogTail)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise errors.UsageError(f"not a log tail: {error}") from error
         log = msgspec.msgpack.encode(cut(tail.log))
         with self._lock, self._db:

@@ -99,7 +99,7 @@ class Sender:
             return self._fail(now)
         try:
             ack = _ack_decoder.decode(message.data)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return self._fail(now)
         if ack.error:
             return self._refused(index, ack.error, now)
