@@ -106,6 +106,7 @@ def run_request(
     env: Mapping[str, str] | None = None,
     memory_bytes: int = MEMORY_BYTES,
     timeout_s: float = 0.0,
+    namespace: str = "default",
 ) -> RunRequest:
     """Build what a daemon hands to an engine: directories made, inputs prepared."""
     execution_dir = directory / execution_id
@@ -122,7 +123,7 @@ def run_request(
     return RunRequest(
         execution_id=execution_id,
         attempt=attempt,
-        job=Job(id="j-1", name="contract", type="batch", count=1, tasks=(task,)),
+        job=Job(id="j-1", name="contract", namespace=namespace, type="batch", count=1, tasks=(task,)),
         resources=Resources(cpu=1, memory=memory_bytes),
         env=dict(env or {}),
         inputs=prepared,

@@ -115,18 +115,18 @@ class Cpu:
     """Processor time of all that takes part, user and system: the figure that holds on a machine that others use."""
 
     def __init__(self, orchestrator: Daemon, node: Daemon) -> None:
-        server = psutil.Process(orchestrator.process.pid).children()  # its nats-server
-        compute = psutil.Process(node.process.pid)
-        self._parts = {
-            "orchestrator": [psutil.Process(orchestrator.process.pid)],
-            "nats-server": server,
-            "compute": [compute, *compute.children(recursive=True)],
-            "client": [psutil.Process()],
-        }
+        self._orchestrator = psutil.Process(orchestrator.process.pid)
+        (self._server,) = self._orchestrator.children()  # its nats-server
+        self._compute = psutil.Process(node.process.pid)
         self._before = self._now()
 
     def _now(self) -> dict[str, float]:
-        return {part: sum(map(cpu_s, processes)) for part, processes in self._parts.items()}
+        return {
+            "orchestrator": cpu_s(self._orchestrator),
+            "nats-server": cpu_s(self._server),
+            "compute": cpu_s(self._compute) + sum(map(cpu_s, self._compute.children(recursive=True))),
+            "client": cpu_s(psutil.Process()),
+        }
 
     def per_job(self, jobs: int) -> str:
         """Return the milliseconds per job since this was made, or since the last call."""
@@ -138,8 +138,11 @@ class Cpu:
 
 
 def cpu_s(process: psutil.Process) -> float:
-    """Return the seconds that a process has computed, with its children that have ended."""
-    times = process.cpu_times()
+    """Return the seconds that a process has computed, with its children that have ended; 0 when it has ended itself."""
+    try:
+        times = process.cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
     return float(times.user + times.system + times.children_user + times.children_system)
 
 

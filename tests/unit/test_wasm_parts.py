@@ -12,7 +12,7 @@ import pytest
 
 from bacalhau_engines.wasm import usage
 from bacalhau_engines.wasm.cache import Cache
-from bacalhau_engines.wasm.children import CompileChild, RunChild, signal_name
+from bacalhau_engines.wasm.children import CompileChild, Worker, signal_name
 from bacalhau_engines.wasm.wire import (
     FRAME_LIMIT,
     Ended,
@@ -33,22 +33,32 @@ USED = resource.getrusage(resource.RUSAGE_SELF)
 MODULE = ModuleFile(digest="d", path="/m")
 
 
+class Silent(Worker):
+    """A worker without a process."""
+
+    killed = False
+
+    def kill(self) -> None:
+        self.killed = True
+
+
 class Recorder:
-    """A run's child without a process: what it tells the daemon, and whether it was killed."""
+    """A run's worker without a process: what it tells the daemon, and whether it was killed."""
 
     def __init__(self, tmp_path: Path, **changes: object) -> None:
         self.sent: list[Message] = []
-        self.killed = False
         values = {
             "id": 1, "modules": (MODULE,), "entry_point": "_start", "argv": ("",), "env": (), "preopens": (),
             "stdout": str(tmp_path / "stdout"), "stderr": str(tmp_path / "stderr"),
             "memory_limit": 1, "output_limit": 0, "stream_limit": 10,
         }  # fmt: skip
-        self.child = RunChild(Run(**(values | changes)), self.sent.append, 0)  # type: ignore[arg-type]
-        self.child.kill = self.kill  # type: ignore[method-assign]
+        self.rests: list[Worker] = []
+        run = Run(**(values | changes))  # type: ignore[arg-type]
+        self.child = Silent(run, 0, 0, self.sent.append, self.rests.append)
 
-    def kill(self) -> None:
-        self.killed = True
+    @property
+    def killed(self) -> bool:
+        return self.child.killed
 
     @property
     def end(self) -> Ended:
@@ -108,9 +118,10 @@ def test_a_run_that_reports_nonsense_is_ended(tmp_path: Path) -> None:
 def test_the_first_report_counts(tmp_path: Path) -> None:
     """What happens to the process afterwards changes nothing."""
     recorder = Recorder(tmp_path)
-    recorder.child.started()
+    assert recorder.child.running
+    recorder.child.running.started()
     recorder.child.received(b"\x81\xa4kind\xa6exited")
-    recorder.child.condemn("cancelled", "too late")
+    recorder.child.running.condemn("cancelled", "too late")
     recorder.child.received(b"junk")
     recorder.child.ended(signal.SIGSEGV, USED)
     assert not recorder.killed

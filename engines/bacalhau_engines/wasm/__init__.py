@@ -1,8 +1,8 @@
-"""`wasm`: runs WebAssembly modules (WASI preview 1) in wasmtime, one short-lived process per run.
+"""`wasm`: runs WebAssembly modules (WASI preview 1) in wasmtime, in short-lived processes.
 
 Three kinds of process, so that nothing a module does reaches the daemon::
 
-    daemon (asyncio)  ──socketpair──►  fork server (single thread)  ──fork──►  one child per run, or per compilation
+    daemon (asyncio)  ──socketpair──►  fork server (single thread)  ──fork──►  workers, and one child per compilation
     engine, forkserver                 server, library                         child, compile, confine
 
 Only the fork server and its children import wasmtime. `wire` is what they say to each other.

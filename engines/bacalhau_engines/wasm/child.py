@@ -1,4 +1,4 @@
-"""What a forked child does: confine itself, run one guest, say how it ended, end."""
+"""What a worker does, a child of the fork server: it confines itself and plays guests, one after another."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ import msgspec
 import wasmtime
 
 from bacalhau_engines.wasm import confine, usage
+from bacalhau_engines.wasm.library import Library
 from bacalhau_engines.wasm.native import Instance, Store
 from bacalhau_engines.wasm.runtime import WASM_STACK_BYTES, Program, Runtime
-from bacalhau_engines.wasm.wire import KILLED_EXIT_CODE, NEVER_RAN_EXIT_CODE, Report, Run
+from bacalhau_engines.wasm.wire import KILLED_EXIT_CODE, NEVER_RAN_EXIT_CODE, Frames, Report, Run, to_server
 
 MEMORY_MARGIN_BYTES = 64 * 1024 * 1024  # beside the guest's memory: stacks, tables, wasmtime's own
 TABLE_ELEMENTS_MAX = 1_000_000
 INSTANCES_MAX = 64
 NICENESS = 5  # the daemon and its heartbeats go first
-MESSAGE_BYTES = 3000  # a report stays below PIPE_BUF, so that it is written and read whole
+MESSAGE_BYTES = 3000  # a report is short enough to be written and read whole
+_READ_BYTES = 64 * 1024
 _NEARLY = 7 / 8
 _TRAP_MARK = "wasm trap: "
 _FRAME = re.compile(r"^ +\d+: +(0x[0-9a-f]+) - (?:<unknown>!)?(.+)$", re.MULTILINE)
@@ -36,96 +38,134 @@ class Surroundings(msgspec.Struct, frozen=True):
     resident_bytes: int
 
 
-def play(run: Run, program: Program, around: Surroundings, pipe: int) -> NoReturn:
-    """Run the guest and end the process; a `Report` goes into `pipe` unless something kills us first."""
+class Bounds(msgspec.Struct, frozen=True):
+    """The limits of a process: set once, before its first guest, and never raised."""
+
+    memory: int  # bytes of the guests' memory
+    file: int  # bytes of the largest file; 0: none
+
+    @classmethod
+    def of(cls, run: Run) -> Bounds:
+        """Return what a run asks for."""
+        if run.outputs and not run.output_limit:
+            return cls(run.memory_limit, 0)
+        return cls(run.memory_limit, max(run.stream_limit, run.output_limit if run.outputs else 0))
+
+
+def work(first: Run, library: Library, around: Surroundings, channel: int) -> NoReturn:
+    """Play the guest, and those that come through `channel` while it asks for more; a `Report` follows each."""
+    frames = Frames()
     try:
-        child = _Child(run, around, pipe)
-        child.confine()
-        child.execute(program)
+        _confine(first, around)
+        run: Run | None = first
+        while run is not None:
+            report = _play(run, library.program(run.modules), around.runtime)
+            os.write(channel, msgspec.msgpack.encode(report))
+            run = _next(channel, frames) if report.again else None
     except BaseException as error:  # whatever it is, it must not reach the fork server's loop
         report = Report(
             kind="could-not-run",
             exit_code=NEVER_RAN_EXIT_CODE,
             message=_cut(f"the wasm engine failed: {type(error).__name__}: {error}"),
         )
-        os.write(pipe, msgspec.msgpack.encode(report))
+        os.write(channel, msgspec.msgpack.encode(report))
     finally:
         os._exit(0)
 
 
-class _Child:
-    def __init__(self, run: Run, around: Surroundings, pipe: int) -> None:
-        self.run, self.around, self.pipe = run, around, pipe
-        self.store: Store | None = None
+def _confine(run: Run, around: Surroundings) -> None:
+    confine.die_with(around.server_pid)
+    bounds = Bounds.of(run)
+    confine.child_limits(
+        data_bytes=around.writable_bytes + bounds.memory + MEMORY_MARGIN_BYTES,
+        file_bytes=bounds.file,
+    )
+    os.nice(NICENESS)
+    if around.filter is not None:
+        around.filter.install()
+
+
+def _next(channel: int, frames: Frames) -> Run | None:
+    for descriptor in (1, 2):
+        _redirect(os.devnull, descriptor)  # nothing of the last run is held while we wait
+    while data := os.read(channel, _READ_BYTES):
+        if bodies := list(frames.feed(data)):  # one at a time
+            message = to_server.decode(bodies[0])
+            assert isinstance(message, Run)
+            return message
+    return None
+
+
+def _play(run: Run, program: Program, runtime: Runtime) -> Report:
+    """Run one guest. It can be followed by another when it ended in order and all that it was can be given back."""
+    began = time.process_time()
+    _redirect(run.stdout, 1)
+    _redirect(run.stderr, 2)
+    store = Store(
+        runtime.engine, memory_bytes=run.memory_limit, table_elements=TABLE_ELEMENTS_MAX, instances=INSTANCES_MAX
+    )
+    store.set_wasi(run.argv, run.env, [(it.host, it.guest, it.writable) for it in run.preopens])
+    guest = _Guest(run, store)
+    report = guest.play(program, runtime)
+    if over := _over_limit(run):
+        report = Report(kind="over-limit", exit_code=KILLED_EXIT_CODE, message=over)
+    again = report.kind == "exited" and program[-1].linked is not None  # else it is the linker that knows of it
+    report = msgspec.structs.replace(
+        report,
+        again=again,
+        message=_cut(report.message),
+        cpu_seconds=time.process_time() - began,
+        memory_peak_bytes=guest.memory_bytes(),
+    )
+    if again:
+        store.close()
+    return report
+
+
+class _Guest:
+    def __init__(self, run: Run, store: Store) -> None:
+        self.run, self.store = run, store
         self.instance: Instance = 0
 
-    def confine(self) -> None:
-        run, around = self.run, self.around
-        confine.die_with(around.server_pid)
-        _redirect(run.stdout, 1)
-        _redirect(run.stderr, 2)
-        bounded = not run.outputs or run.output_limit
-        confine.child_limits(
-            data_bytes=around.writable_bytes + run.memory_limit + MEMORY_MARGIN_BYTES,
-            file_bytes=max(run.stream_limit, run.output_limit if run.outputs else 0) if bounded else 0,
-        )
-        os.nice(NICENESS)
-        if around.filter is not None:
-            around.filter.install()
-
-    def execute(self, program: Program) -> NoReturn:
-        run, runtime = self.run, self.around.runtime
-        runtime.exit.handler = lambda code: self.end(Report(kind="exited", exit_code=code))
-        store = self.store = Store(
-            runtime.engine,
-            memory_bytes=run.memory_limit,
-            table_elements=TABLE_ELEMENTS_MAX,
-            instances=INSTANCES_MAX,
-        )
-        store.set_wasi(run.argv, run.env, [(it.host, it.guest, it.writable) for it in run.preopens])
+    def play(self, program: Program, runtime: Runtime) -> Report:
+        """Instantiate the program and call the entry point."""
+        runtime.exit.code = None
         try:
-            for step in program:
-                if step.linked:
-                    self.instance = store.instantiate_linked(step.linked)
-                else:
-                    self.instance = store.instantiate(
-                        runtime.linker, step.module, step.names
-                    )  # ours alone since the fork
-                if step.initialize:
-                    store.call(self.instance, "_initialize")
-            if not (program[-1].initialize and run.entry_point == "_initialize"):
-                store.call(self.instance, run.entry_point)
-        except wasmtime.Trap as trap:
-            self.end(_trapped(trap, self.memory_bytes(), run.memory_limit))
-        except wasmtime.WasmtimeError as error:
-            self.end(_not_started(str(error), run.memory_limit))
-        self.end(Report(kind="exited"))
+            self._call(program, runtime)
+        except (wasmtime.Trap, wasmtime.WasmtimeError) as error:
+            if runtime.exit.code is not None:
+                return Report(kind="exited", exit_code=runtime.exit.code)
+            if isinstance(error, wasmtime.Trap):
+                return _trapped(error, self.memory_bytes(), self.run.memory_limit)
+            return _not_started(str(error), self.run.memory_limit)
+        return Report(kind="exited")
 
-    def end(self, report: Report) -> NoReturn:
-        """Hand in the report, corrected where a limit was passed, and end."""
-        if over := self._over_limit():
-            report = Report(kind="over-limit", exit_code=KILLED_EXIT_CODE, message=over)
-        report = msgspec.structs.replace(
-            report,
-            message=_cut(report.message),
-            cpu_seconds=time.process_time(),
-            memory_peak_bytes=self.memory_bytes(),
-        )
-        os.write(self.pipe, msgspec.msgpack.encode(report))
-        os._exit(0)
+    def _call(self, program: Program, runtime: Runtime) -> None:
+        entry_point = self.run.entry_point
+        for step in program:
+            if step.linked:
+                self.instance = self.store.instantiate_linked(step.linked)
+            else:
+                self.instance = self.store.instantiate(
+                    runtime.linker, step.module, step.names
+                )  # the linker is ours alone
+            if step.initialize:
+                self.store.call(self.instance, "_initialize")
+        if not (program[-1].initialize and entry_point == "_initialize"):
+            self.store.call(self.instance, entry_point)
 
     def memory_bytes(self) -> int:
         """Return how large the guest's memory is: it never shrinks, so that is also its peak."""
-        return self.store.memory_bytes(self.instance) if self.store and self.instance else 0
+        return self.store.memory_bytes(self.instance) if self.instance else 0
 
-    def _over_limit(self) -> str:
-        run = self.run
-        for name, descriptor in (("stdout", 1), ("stderr", 2)):
-            if os.fstat(descriptor).st_size > run.stream_limit:
-                return over_stream(name, run.stream_limit)
-        if run.outputs and run.output_limit and (size := usage.total(run.outputs)) > run.output_limit:
-            return over_outputs(size, run.output_limit)
-        return ""
+
+def _over_limit(run: Run) -> str:
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        if os.fstat(descriptor).st_size > run.stream_limit:
+            return over_stream(name, run.stream_limit)
+    if run.outputs and run.output_limit and (size := usage.total(run.outputs)) > run.output_limit:
+        return over_outputs(size, run.output_limit)
+    return ""
 
 
 def over_stream(name: str, limit: int) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import resource
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,6 +32,10 @@ from bacalhau_engines.wasm.wire import (
 
 WALL_FACTOR = 4  # a compilation may take so much longer than its CPU time: it shares the machine
 WATCH_S = 0.2  # between two looks at what a run writes
+IDLE_S = 1.0  # a worker without work is sent away
+HANDED_ON_BYTES_MAX = (
+    64 * 1024
+)  # a longer run gets a process of its own: what fits into a socket is sent without waiting
 WALK_S = 0.02  # while a look at the outputs has not come to its end
 _STEPS = 8  # of `usage.walk` in one look: a few milliseconds at most
 _TIMEOUT_HINT = "raise Timeouts.ExecutionTimeout, or split the work"
@@ -39,13 +45,14 @@ _report = msgspec.msgpack.Decoder(Report)
 
 
 class Child:
-    """A process that writes into a pipe until it ends."""
+    """A process at the other end of a socket, until that is closed."""
 
-    pid = 0
+    pid: int
+    channel: socket.socket
     first_look_s: float  # after its start
 
     def received(self, data: bytes) -> None:
-        """Take bytes from its pipe."""
+        """Take bytes from its socket."""
         raise NotImplementedError
 
     def ended(self, status: int, used: resource.struct_rusage) -> None:
@@ -57,7 +64,7 @@ class Child:
         raise NotImplementedError
 
     def kill(self) -> None:
-        """End it; the pipe's end says when that has happened."""
+        """End it; the socket's end says when that has happened."""
         os.kill(self.pid, signal.SIGKILL)  # not yet waited for, so the number is still its own
 
 
@@ -98,16 +105,87 @@ class CompileChild(Child):
         return NotLoaded(digest=self._module.digest, message=message, hint="split the module, or build it smaller")
 
 
-class RunChild(Child):
-    """Runs one guest."""
+class Worker(Child):
+    """Plays guests of one owner and with the same limits, one after another, for as long as each ends in order."""
 
-    def __init__(self, run: Run, send: Callable[[Message], None], resident_bytes: int) -> None:
+    def __init__(
+        self,
+        run: Run,
+        generation: int,
+        base_bytes: int,
+        send: Callable[[Message], None],
+        rests: Callable[[Worker], None],
+    ) -> None:
+        self.owner, self.bounds, self.generation = run.owner, child.Bounds.of(run), generation
+        self.played = 0
+        self._base_bytes, self._send, self._rests = base_bytes, send, rests
+        self._cpu_s = 0.0  # of the runs that are over
+        self._dismissed = False
+        self.running: Running | None = Running(run, send, self.kill)
+        self.first_look_s = self.running.first_look_s
+
+    def suits(self, run: Run, generation: int) -> bool:
+        """Whether it may play this guest, and has its modules."""
+        return self.owner == run.owner and self.generation == generation and self.bounds == child.Bounds.of(run)
+
+    def hand(self, run: Run, message: bytes) -> bool:
+        """Give it another run while it rests; False when it does not take it, and then it is on its end."""
+        assert self.running is None, "one at a time"
+        try:
+            taken = self.channel.send(message, socket.MSG_DONTWAIT) == len(message)
+        except OSError:
+            taken = False
+        if taken:
+            self.running = Running(run, self._send, self.kill)
+        else:
+            self.kill()
+        return taken
+
+    def dismiss(self) -> None:
+        """Let it end."""
+        self._dismissed = True
+        with contextlib.suppress(OSError):  # it has gone already
+            self.channel.shutdown(socket.SHUT_WR)
+
+    def received(self, data: bytes) -> None:
+        """Take the report and pass it on at once."""
+        running = self.running
+        if running is None:  # a process that a guest has taken over may say anything at any time
+            self.kill()
+        elif (report := running.received(data)) is not None:
+            self.played += 1
+            self._cpu_s += report.cpu_seconds
+            if report.again:
+                self.running = None
+                self._rests(self)
+
+    def ended(self, status: int, used: resource.struct_rusage) -> None:
+        """Say how its run ended, unless it did so itself."""
+        if self.running is not None:
+            peak = max(0, used.ru_maxrss * 1024 - self._base_bytes)
+            self.running.died(status, used.ru_utime + used.ru_stime - self._cpu_s, peak)
+
+    def look(self, now: float) -> float | None:
+        """Compare its run with the limits; send it away when it has none, and end it when it does not go."""
+        if self.running is not None and not self.running.reported:
+            return self.running.look(now)
+        if self.running is not None or self._dismissed:
+            self.kill()
+            return None
+        self.dismiss()
+        return now + IDLE_S
+
+
+class Running:
+    """One run, from its start to what is said of its end."""
+
+    def __init__(self, run: Run, send: Callable[[Message], None], kill: Callable[[], None]) -> None:
         self.run = run
-        self._send, self._resident_bytes = send, resident_bytes
+        self._send, self._kill = send, kill
         self._started_at = time.time_ns()
         self._deadline = time.monotonic() + run.timeout_s if run.timeout_s else math.inf
         self.first_look_s = min(WATCH_S, run.timeout_s or WATCH_S)
-        self._reported = False
+        self.reported = False
         self._verdict: _Verdict | None = None
         self._walk: Iterator[int] | None = None
 
@@ -115,21 +193,22 @@ class RunChild(Child):
         """Tell the daemon."""
         self._send(Started(id=self.run.id, at=self._started_at))
 
-    def received(self, data: bytes) -> None:
-        """Take the report and pass it on at once: what is left for the child is to end."""
-        if self._reported or self._verdict:
-            return
+    def received(self, data: bytes) -> Report | None:
+        """Take the report; None when that is none, or comes too late."""
+        if self.reported or self._verdict:
+            return None
         try:
-            report = _report.decode(data)  # written at once and below PIPE_BUF, so it is whole
-        except ValueError:  # a child that its guest has taken over may say anything
+            report = _report.decode(data)  # it is short, so it is whole
+        except ValueError:  # a process that its guest has taken over may say anything
             self.condemn("signalled", "the process of the run reported nonsense")
-            return
-        self._reported = True
+            return None
+        self.reported = True
         self._end(report)
+        return report
 
-    def ended(self, status: int, used: resource.struct_rusage) -> None:
-        """Say how it ended, unless it did so itself."""
-        if self._reported:
+    def died(self, status: int, cpu_s: float, memory_peak_bytes: int) -> None:
+        """Say how it ended, unless that was reported."""
+        if self.reported:
             return
         kind, message, hint = self._verdict or self._died(status)
         self._cut_streams()
@@ -138,25 +217,25 @@ class RunChild(Child):
             exit_code=128 + os.WTERMSIG(status) if kind == "signalled" else KILLED_EXIT_CODE,
             message=message,
             hint=hint,
-            cpu_seconds=used.ru_utime + used.ru_stime,
-            memory_peak_bytes=max(0, used.ru_maxrss * 1024 - self._resident_bytes),
+            cpu_seconds=cpu_s,
+            memory_peak_bytes=memory_peak_bytes,
         )
         self._end(report)
 
     def condemn(self, kind: Kind, message: str, hint: str = "") -> None:
         """Kill it for this reason, unless there was one before."""
-        if self._verdict is None and not self._reported:
+        if self._verdict is None and not self.reported:
             self._verdict = kind, message, hint
-            self.kill()
+            self._kill()
 
     def look(self, now: float) -> float | None:
-        """Compare time, streams and outputs with their limits."""
+        """Compare time, streams and outputs with their limits; return when to look again."""
         if now >= self._deadline:
             self.condemn("timed-out", f"the program ran for {self.run.timeout_s:g} s and was ended", _TIMEOUT_HINT)
         else:
             self._watch_streams()
             self._watch_outputs()
-        if self._verdict is not None or self._reported:
+        if self._verdict is not None or self.reported:
             return None
         return min(now + (WATCH_S if self._walk is None else WALK_S), self._deadline)
 

@@ -56,7 +56,7 @@ class _Active:
 
 
 class WasmEngine:
-    """Runs WebAssembly modules, each in a process of its own."""
+    """Runs WebAssembly modules in processes of their own."""
 
     def __init__(self, context: PluginContext) -> None:
         self._limits = _limits(context.settings)
@@ -189,6 +189,7 @@ class WasmEngine:
             preopens=plan.preopens,
             stdout=str(run.stdout_path),
             stderr=str(run.stderr_path),
+            owner=run.job.namespace,
             outputs=plan.outputs,
             memory_limit=min(run.resources.memory or spec.MEMORY_MAX_BYTES, spec.MEMORY_MAX_BYTES),
             output_limit=run.resources.disk if says_disk else self._limits.output_bytes,

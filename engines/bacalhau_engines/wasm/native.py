@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from ctypes import addressof, byref, c_bool, c_char_p, c_int64, c_size_t, c_void_p
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import wasmtime
 from wasmtime import _ffi as ffi
@@ -25,6 +25,7 @@ def _bind(name: str, result: Any, *arguments: Any) -> Callable[..., int]:
 
 
 _store_new = _bind("wasmtime_store_new", c_void_p, c_void_p, c_void_p, c_void_p)
+_store_delete = _bind("wasmtime_store_delete", None, c_void_p)
 _store_context = _bind("wasmtime_store_context", c_void_p, c_void_p)
 _store_limiter = _bind("wasmtime_store_limiter", None, c_void_p, c_int64, c_int64, c_int64, c_int64, c_int64)
 _wasi_new = _bind("wasi_config_new", c_void_p)
@@ -40,6 +41,7 @@ _define_instance = _bind("wasmtime_linker_define_instance", c_void_p, c_void_p, 
 _export_get = _bind("wasmtime_instance_export_get", c_bool, c_void_p, c_void_p, c_char_p, c_size_t, c_void_p)
 _func_call = _bind("wasmtime_func_call", c_void_p, c_void_p, c_void_p, c_void_p, c_size_t, c_void_p, c_size_t, c_void_p)
 _memory_size = _bind("wasmtime_memory_data_size", c_size_t, c_void_p, c_void_p)
+_trap_new = _bind("wasmtime_trap_new", c_void_p, c_char_p, c_size_t)
 _define_func = _bind(
     "wasmtime_linker_define_func",
     *[c_void_p, c_void_p, c_char_p, c_size_t, c_char_p, c_size_t],
@@ -60,10 +62,10 @@ Instance = int
 
 
 class Exit:
-    """Defines `proc_exit` in a linker so that it ends in `handler(code)`, with any code of 32 bits."""
+    """Defines `proc_exit` in a linker so that it unwinds the guest and leaves its `code` here, any one of 32 bits."""
 
     def __init__(self, linker: wasmtime.Linker, module: str) -> None:
-        self.handler: Callable[[int], NoReturn] | None = None
+        self.code: int | None = None
         kind = wasmtime.FuncType([wasmtime.ValType.i32()], [])
         self._callback = ffi.wasmtime_func_callback_t(self._called)  # kept alive here
         name, function = module.encode(), b"proc_exit"
@@ -71,17 +73,21 @@ class Exit:
         _raise(_define_func(linker.ptr(), name, len(name), function, len(function), kind.ptr(), callback, None, None))
 
     def _called(self, _env: Any, _caller: Any, arguments: Any, *_rest: Any) -> int:
-        assert self.handler, "guests run in children only"
-        self.handler(arguments[0].of.i32 & 0xFFFFFFFF)
+        self.code = arguments[0].of.i32 & 0xFFFFFFFF
+        return _trap_new(b"exit", 4)
 
 
 class Store:
-    """A store with WASI. Nothing of it is ever freed: it ends with the process."""
+    """A store with WASI. All that a guest has and opened goes with `close`, or with the process."""
 
     def __init__(self, engine: wasmtime.Engine, *, memory_bytes: int, table_elements: int, instances: int) -> None:
-        store = _store_new(engine.ptr(), None, None)
+        self._store = store = _store_new(engine.ptr(), None, None)
         _store_limiter(store, memory_bytes, table_elements, instances, instances, instances)
         self._context = _store_context(store)
+
+    def close(self) -> None:
+        """Free everything. Call it once."""
+        _store_delete(self._store)
 
     def set_wasi(
         self,

@@ -40,7 +40,7 @@ class Runtime:
         self.engine = wasmtime.Engine(config)
         self.linker = wasmtime.Linker(self.engine)
         self.linker.define_wasi()
-        # wasmtime's own proc_exit refuses codes of 126 and above; this one takes all 32 bits and ends the child.
+        # wasmtime's own proc_exit refuses codes of 126 and above; this one takes all 32 bits.
         self.linker.allow_shadowing = True
         self.exit = Exit(self.linker, WASI)
 

@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -25,7 +26,7 @@ import wasmtime
 
 from bacalhau_engines.wasm import child, compile, confine
 from bacalhau_engines.wasm.cache import Cache
-from bacalhau_engines.wasm.children import Child, CompileChild, RunChild
+from bacalhau_engines.wasm.children import IDLE_S, Child, CompileChild, Running, Worker
 from bacalhau_engines.wasm.library import Library, Loader
 from bacalhau_engines.wasm.runtime import Runtime
 from bacalhau_engines.wasm.wire import (
@@ -46,7 +47,13 @@ from bacalhau_engines.wasm.wire import (
 )
 
 OPEN_FILES = 4096
+RUNS_PER_WORKER_MAX = 100
+RESTING_MAX = 16
+PATIENCE_S = 0.005  # a run waits so long for one of several busy workers before it gets a new one,
+HIRE_S = 0.002  # and that only so often: making one takes as long
+HANDED_BYTES_MAX = 64 * 1024  # fits into a socket, so it is sent at once; a longer run gets a worker of its own
 _READ_BYTES = 256 * 1024
+_CPUS = len(os.sched_getaffinity(0))
 
 
 class Server:
@@ -58,9 +65,14 @@ class Server:
         self._unsent: list[bytes] = []
         self._poll = select.epoll()
         self._poll.register(channel.fileno(), select.EPOLLIN)
-        self._children: dict[int, Child] = {}  # by the reading end of their pipes
-        self._runs: dict[int, RunChild | Run] = {}  # by id; a Run waits for its modules
-        self._looks: list[tuple[float, int, int, Child]] = []  # heap of (when, tie-break, pipe, child)
+        self._children: dict[int, Child] = {}  # by our end of their sockets
+        self._resting: list[Worker] = []  # the last one first
+        self._waiting: deque[Run] = deque()  # for a worker
+        self._hire_at = 0.0  # the first of them
+        self._generation = 0  # of the library: an older worker does not have all modules
+        self._runs: dict[int, Running | Run] = {}  # by id; a Run waits for its modules
+        self._looks: list[tuple[float, int, Child]] = []  # heap of (when, tie-break, child)
+        self._planned: dict[Child, float] = {}  # when the next look is; what the heap says besides is out of date
         self._count = itertools.count()
         runtime = Runtime()
         self._library = Library(runtime, cache)
@@ -76,14 +88,20 @@ class Server:
     def serve(self) -> None:
         """Work until the daemon closes its end."""
         while True:
-            wait = max(0.0, self._looks[0][0] - time.monotonic()) if self._looks else -1
-            for descriptor, _ in self._poll.poll(wait):
+            for descriptor, _ in self._poll.poll(self._idle_s()):
                 if descriptor in self._children:
                     self._hear(descriptor)
                 elif not self._receive():
                     return
             self._look()
+            self._end_waits()
             self._flush()
+
+    def _idle_s(self) -> float:
+        """Return how long there is nothing to do; below 0 for ever."""
+        due = [self._hire_at] if self._waiting else []
+        due += [self._looks[0][0]] if self._looks else []
+        return max(0.0, min(due) - time.monotonic()) if due else -1
 
     # ── the daemon ──
 
@@ -113,7 +131,7 @@ class Server:
 
     def _kill(self, id: int) -> None:
         match self._runs.get(id):
-            case RunChild() as running:
+            case Running() as running:
                 running.condemn("cancelled", "")
             case Run():
                 self._send(Ended(id=id, kind="cancelled", exit_code=KILLED_EXIT_CODE))
@@ -140,17 +158,70 @@ class Server:
 
     def _start(self, run: Run) -> None:
         try:
-            program = self._library.program(run.modules)
-            running = RunChild(run, self._send, self._around.resident_bytes)
-            around = self._around
-            self._fork(running, lambda pipe: child.play(run, program, around, pipe))
+            self._library.program(run.modules)  # links what can be linked beforehand
         except wasmtime.WasmtimeError as error:
             self._never_ran(run, f"the module cannot be linked: {error}")
+            return
+        if (worker := self._rested(run)) is not None:
+            self._begun(run, worker)
+        elif len(self._children) - len(self._resting) < _CPUS:
+            self._hire(run)
+        else:
+            if not self._waiting:
+                self._hire_at = time.monotonic() + PATIENCE_S
+            self._waiting.append(run)
+
+    def _rested(self, run: Run) -> Worker | None:
+        """Give a run to a worker that rests, if one is suitable."""
+        if len(message := frame(run)) > HANDED_BYTES_MAX:
+            return None
+        for worker in reversed(self._resting):
+            if worker.suits(run, self._generation):
+                self._resting.remove(worker)
+                return worker if worker.hand(run, message) else None
+        return None
+
+    def _hire(self, run: Run) -> None:
+        """Give a run to a new worker."""
+        around, library = self._around, self._library
+        worker = Worker(run, self._generation, around.resident_bytes, self._send, self._rests)
+        try:
+            self._fork(worker, lambda channel: child.work(run, library, around, channel))
         except OSError as error:
             self._never_ran(run, f"no process could be started: {error}")
         else:
-            self._runs[run.id] = running
-            running.started()
+            self._begun(run, worker)
+
+    def _begun(self, run: Run, worker: Worker) -> None:
+        assert worker.running is not None
+        self._runs[run.id] = worker.running
+        worker.running.started()
+        self._plan_look(time.monotonic() + worker.running.first_look_s, worker)
+
+    def _rests(self, worker: Worker) -> None:
+        if worker.played >= RUNS_PER_WORKER_MAX or worker.generation != self._generation:
+            worker.dismiss()
+        else:
+            self._resting.append(worker)
+        if len(self._resting) > RESTING_MAX:
+            self._resting.pop(0).dismiss()
+        self._plan_look(time.monotonic() + IDLE_S, worker)
+
+    def _end_waits(self) -> None:
+        """Start what waits for a worker as far as there are some; when it is time, with a new one."""
+        while self._waiting:
+            run = self._waiting[0]
+            if run.id not in self._runs:  # killed while it waited
+                self._waiting.popleft()
+            elif (worker := self._rested(run)) is not None:
+                self._waiting.popleft()
+                self._begun(run, worker)
+            elif (now := time.monotonic()) >= self._hire_at:
+                self._waiting.popleft()
+                self._hire(run)
+                self._hire_at = now + HIRE_S
+            else:
+                return
 
     def _never_ran(self, run: Run, message: str, hint: str = "") -> None:
         ended = Ended(id=run.id, kind="could-not-run", exit_code=NEVER_RAN_EXIT_CODE, message=message, hint=hint)
@@ -167,6 +238,9 @@ class Server:
 
     def _compiled(self, answer: Loaded | NotLoaded) -> None:
         self._loader.answered(answer)
+        self._generation += 1
+        while self._resting:
+            self._resting.pop().dismiss()
         gc.collect()
         self._around = msgspec.structs.replace(
             self._around, writable_bytes=confine.writable_bytes(), resident_bytes=confine.resident_bytes()
@@ -175,43 +249,56 @@ class Server:
     # ── processes ──
 
     def _fork(self, new: Child, play: Callable[[int], NoReturn]) -> None:
-        reader, writer = os.pipe()
-        try:
-            pid = os.fork()
-        except OSError:
-            os.close(reader)
-            os.close(writer)
-            raise
-        if pid == 0:
-            for descriptor in (reader, self._channel.fileno(), self._poll.fileno(), *self._children):
-                os.close(descriptor)
-            play(writer)
-        os.close(writer)
-        new.pid = pid
-        self._children[reader] = new
-        self._poll.register(reader, select.EPOLLIN)
-        self._plan_look(time.monotonic() + new.first_look_s, reader, new)
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                pid = os.fork()
+            except OSError:
+                ours.close()
+                raise
+            if pid == 0:
+                for descriptor in (ours.fileno(), self._channel.fileno(), self._poll.fileno(), *self._children):
+                    os.close(descriptor)
+                play(theirs.fileno())
+        new.pid, new.channel = pid, ours
+        self._children[ours.fileno()] = new
+        self._poll.register(ours.fileno(), select.EPOLLIN)
+        self._plan_look(time.monotonic() + new.first_look_s, new)
 
     def _hear(self, descriptor: int) -> None:
         speaking = self._children[descriptor]
-        if data := os.read(descriptor, _READ_BYTES):
+        if data := _read(speaking.channel):
             speaking.received(data)
             return
-        del self._children[descriptor]
+        del self._children[descriptor], self._planned[speaking]
         self._poll.unregister(descriptor)
-        os.close(descriptor)
-        _, status, used = os.wait4(speaking.pid, 0)  # its pipe is closed: it is all but gone
+        speaking.channel.close()
+        if speaking in self._resting:
+            self._resting.remove(speaking)
+        _, status, used = os.wait4(speaking.pid, 0)  # its socket is closed: it is all but gone
         speaking.ended(status, used)
 
     def _look(self) -> None:
         now = time.monotonic()
         while self._looks and self._looks[0][0] <= now:
-            _, _, descriptor, seen = heapq.heappop(self._looks)
-            if self._children.get(descriptor) is seen and (again := seen.look(now)) is not None:
-                self._plan_look(again, descriptor, seen)
+            when, _, seen = heapq.heappop(self._looks)
+            if self._planned.get(seen) != when:
+                continue
+            if seen in self._resting:
+                self._resting.remove(seen)
+            if (again := seen.look(now)) is not None:
+                self._plan_look(again, seen)
 
-    def _plan_look(self, when: float, descriptor: int, seen: Child) -> None:
-        heapq.heappush(self._looks, (when, next(self._count), descriptor, seen))
+    def _plan_look(self, when: float, seen: Child) -> None:
+        self._planned[seen] = when
+        heapq.heappush(self._looks, (when, next(self._count), seen))
+
+
+def _read(channel: socket.socket) -> bytes:
+    try:
+        return channel.recv(_READ_BYTES)
+    except ConnectionResetError:  # it ended without having read what it was given
+        return b""
 
 
 def main() -> None:

@@ -74,6 +74,7 @@ class Run(Message, frozen=True, kw_only=True, omit_defaults=True, tag="run"):
     preopens: tuple[Preopen, ...]
     stdout: str
     stderr: str
+    owner: str = ""  # whose it is: a process never plays the guests of two owners
     outputs: tuple[str, ...] = ()  # directories of the host that count against `output_limit`
     memory_limit: int  # bytes of linear memory, of each memory and of all of them together
     output_limit: int  # bytes in `outputs`; 0: none
@@ -134,13 +135,14 @@ class Ended(Message, frozen=True, kw_only=True, omit_defaults=True, tag="ended")
     memory_peak_bytes: int = 0
 
 
-# ── from a child to the fork server, over its own pipe: one message, at most PIPE_BUF bytes, hence atomic ──
+# ── from a worker to the fork server, over a socket of its own: one short message, written and read whole ──
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a run's child says of itself before it exits."""
+    """What a worker says of the run that is over."""
 
     kind: Kind
+    again: bool = False  # it waits for another run, else it exits
     exit_code: int = 0
     message: str = ""
     hint: str = ""
