@@ -33,6 +33,7 @@ from bacalhau_tui.data.store import Store
 from bacalhau_tui.look import OURS, choose_look, choose_theme, styles, variable_defaults
 from bacalhau_tui.pulse import Pulse
 from bacalhau_tui.screens.frame import Frame
+from bacalhau_tui.typeahead import Through, TypeAhead
 
 if TYPE_CHECKING:
     from bacalhau_protocol.api.messages import JobRow
@@ -86,6 +87,7 @@ class ClusterApp(App[int], inherit_bindings=False):
         self.session = Session(connect, self.store, wake=self.pulse.wake, clock=clock)
         self.downloads = Downloads(self.session.require, wake=self.pulse.wake, clock=clock)
         self.downloads.on_end = self._say_download
+        self.typed = TypeAhead(self, super().on_event)
         self._chords = keymap.Chords()
         self._second_key: Timer | None = None  # runs while the second key of a chord may come
         self._last_mode = "nodes"
@@ -186,10 +188,17 @@ class ClusterApp(App[int], inherit_bindings=False):
     # ── keys ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def on_event(self, event: events.Event) -> None:
-        """Let what the user does go free (see `pulse.Budget`)."""
+        """Let what the user does go free (see `pulse.Budget`); hand keys on one at a time."""
         if isinstance(event, events.InputEvent):
             self.pulse.budget.paying = False
-        await super().on_event(event)
+        if isinstance(event, events.Key | events.Paste) and not event.is_forwarded:
+            await self.typed.take(event)
+        else:
+            await super().on_event(event)
+
+    async def on_through(self, message: Through) -> None:
+        """Hand the next key on."""
+        await self.typed.through(message)
 
     async def on_key(self, event: events.Key) -> None:
         """Hold the first key of a chord back until the second tells what is meant."""

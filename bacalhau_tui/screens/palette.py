@@ -45,6 +45,8 @@ def offered(active: Mapping[str, ActiveBinding], run: Callable[[ActiveBinding], 
 class Choices(Painted, can_focus=True, inherit_bindings=False):
     """A line to type in, and the choices that match it."""
 
+    takes_text = True  # letters are text (see `typeahead`)
+
     def __init__(self, look: Look, choices: Sequence[Choice]) -> None:
         super().__init__(look)
         self.choices = list(choices)

@@ -93,6 +93,11 @@ class Editor(TextArea):
         self.cursor_blink = False
         self.indent_width = INDENT
 
+    @property
+    def takes_text(self) -> bool:
+        """Whether letters are text (see `typeahead`)."""
+        return not self.read_only
+
     # ── text ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def put(self, text: str) -> None:

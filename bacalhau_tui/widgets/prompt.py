@@ -64,6 +64,11 @@ class Prompt(Painted, can_focus=False, inherit_bindings=False):
         self._history: dict[str, list[str]] = {}
         self._past = 0  # how far back in the history
 
+    @property
+    def takes_text(self) -> bool:
+        """Whether letters are text (see `typeahead`)."""
+        return self.asking
+
     def ask(self, sign: str, text: str = "", *, complete: Complete = lambda text: ()) -> None:
         """Begin to edit."""
         self.sign, self.text, self.note, self._at = sign, text, "", len(text)

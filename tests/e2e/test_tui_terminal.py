@@ -47,6 +47,15 @@ async def test_an_idle_screen_writes_nothing(shared: DevStack) -> None:
         assert await terminal.bytes_within(IDLE_S) == 0
 
 
+async def test_a_command_that_comes_in_one_packet_is_understood(shared: DevStack) -> None:
+    """As over a slow line: `:`, its letters and enter in one read, and a filter right behind them."""
+    async with screens(shared) as terminal:
+        await terminal.shows("live")
+        since = len(terminal.written)
+        terminal.type(":nodes\r/n-on\r")
+        await terminal.shows("n-one", "/n-on", since=since)
+
+
 @pytest.mark.parametrize(("jobs", "new_per_s"), [(40, 0), (1_000, 100)])
 async def test_a_busy_cluster_stays_within_the_budget(jobs: int, new_per_s: int) -> None:
     """Two hundred changes a second, all of them on the screen or above it: at most five kilobytes a second."""

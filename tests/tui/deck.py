@@ -78,16 +78,23 @@ class Deck:
     async def press(self, *keys: str) -> None:
         """Type keys, one after another; return when each has been dealt with."""
         for key in keys:
+            await self.press_at_once(key)
+
+    async def press_at_once(self, *keys: str) -> None:
+        """Type keys that come in one read; return when they have been dealt with."""
+        for key in keys:
             name = _NAMES.get(key, key)
             character = key if len(key) == 1 else " " if key == "space" else None
             self.app.post_message(events.Key(name, character))
-            # From the app down to the focus, up again, and what that made others do. Pilot's own `press` waits for the
-            # process to idle instead: forty milliseconds a key, and longer on a busy machine.
-            for _ in range(HOPS):
-                done = asyncio.Event()
-                self.app.call_later(done.set)
-                await done.wait()
-                await self.pilot._wait_for_screen()
+        # From the app down to the focus, up again, and what that made others do. Pilot's own `press` waits for the
+        # process to idle instead: forty milliseconds a key, and longer on a busy machine.
+        hops = 0
+        while hops < HOPS or self.app.typed.busy:
+            done = asyncio.Event()
+            self.app.call_later(done.set)
+            await done.wait()
+            await self.pilot._wait_for_screen()
+            hops += 1
 
     async def type(self, text: str) -> None:
         """Type text."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from textual import events
 from textual.binding import Binding
 from textual.dom import DOMNode
 
@@ -15,7 +16,7 @@ import bacalhau_tui.screens
 import bacalhau_tui.widgets
 from bacalhau_protocol import errors
 from bacalhau_protocol.client.testing import FakeOrchestrator
-from bacalhau_tui import keymap
+from bacalhau_tui import keymap, typeahead
 from bacalhau_tui.app import ClusterApp
 from bacalhau_tui.widgets.table import Table
 from tests.tui.deck import Deck, a_day, running
@@ -162,6 +163,54 @@ async def test_chords(fake: FakeOrchestrator, tmp_path: Path, monkeypatch: pytes
         await deck.press("g")
         assert table.cursor == table.view.ids[1], "the first g was too long ago"
         assert deck.app.screen is top
+
+
+async def test_what_comes_with_a_colon_in_one_read_is_the_command(fake: FakeOrchestrator, tmp_path: Path) -> None:
+    """Over a slow line keys come together: those after `:` are no keys of the list, those after enter none of it."""
+    async with running(fake, tmp_path) as deck:
+        await deck.press_at_once(*":nodes", "enter")
+        assert deck.screen == "NodesScreen"
+        await deck.press_at_once(*":jobs", "enter", *":nodes", "enter", *":jobs", "enter", "?")
+        assert deck.screen == "HelpScreen"
+        await deck.press_at_once("escape", *":no", "escape", *":nodes", "backspace", "backspace", "s", "tab", "enter")
+        assert deck.app.current_mode == "jobs", "`:nods` is nothing, and says so"
+        await deck.shows("nods")
+
+
+async def test_what_comes_with_a_slash_in_one_read_is_the_filter(fake: FakeOrchestrator, tmp_path: Path) -> None:
+    """In their order, however many; keys after enter are the list's again."""
+    for number in range(30):
+        fake.add_job(f"quick-job-{number}")
+    async with running(fake, tmp_path) as deck:
+        table = deck.app.screen.focused
+        assert isinstance(table, Table)
+        await deck.press_at_once("/", *"quick-job-2", "enter", "j", "j")
+        assert table.view.filter.text == "quick-job-2"
+        assert len(table.view.ids) == 11
+        assert table.cursor == table.view.ids[2]
+
+        await deck.press_at_once("/", "ctrl+u", *"job-7", "enter", "enter", "escape", "escape", *":nodes", "enter")
+        assert deck.screen == "NodesScreen"
+
+
+async def test_a_paste_after_a_colon_goes_into_the_prompt(fake: FakeOrchestrator, tmp_path: Path) -> None:
+    """Also when it comes with it."""
+    async with running(fake, tmp_path) as deck:
+        deck.app.post_message(events.Key("colon", ":"))
+        deck.app.post_message(events.Paste("nodes"))
+        await deck.press_at_once("enter")
+        assert deck.screen == "NodesScreen"
+
+
+async def test_keys_go_on_when_what_follows_them_gets_lost(
+    fake: FakeOrchestrator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a screen that goes while it passes: no key is lost, none waits for ever."""
+    monkeypatch.setattr(typeahead, "STUCK_S", 0.01)
+    async with running(fake, tmp_path) as deck:
+        monkeypatch.setattr(ClusterApp, "on_through", lambda self, message: None)
+        await deck.press_at_once(*":nodes", "enter")
+        await deck.until(lambda: deck.screen == "NodesScreen")
 
 
 @pytest.mark.parametrize(
