@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 
+from bacalhau_daemon.compute import manifest
 from bacalhau_protocol import plugins
-from bacalhau_protocol.models.job import Job, SpecConfig, Task
+from bacalhau_protocol.errors import NodeFailed
+from bacalhau_protocol.models.job import Job, ResultPath, SpecConfig, Task
 from bacalhau_protocol.models.resources import Resources
 
 SETTINGS: dict[str, dict[str, Any]] = {"local": {"port": 0}, "nats": {}, "noop": {}}
@@ -84,3 +88,39 @@ async def test_progress_reaches_its_total(publisher: plugins.Publisher, tmp_path
     await publisher.publish(request(tmp_path), lambda _what, done, total: seen.append((done, total)))
     assert seen[-1] == (262, 262)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+async def test_results_that_could_not_be_fetched_are_refused_in_words(
+    publisher: plugins.Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too deep, too many, a path too long: when they are published, not when somebody asks for them."""
+    deep = with_outputs(request(tmp_path, "e-deep"))
+    (deep.results_dir / "outputs").joinpath(*["d"] * 130).mkdir(parents=True)
+    with pytest.raises(NodeFailed, match="nested 128 deep or more, too deep to be kept"):
+        await publisher.publish(deep, ignore)
+
+    long = with_outputs(request(tmp_path, "e-long"))
+    write_at(long.results_dir / "outputs", ["n" * 200] * 21)
+    with pytest.raises(NodeFailed, match=r"a path of 4\d{3} characters, the limit is 4096"):
+        await publisher.publish(long, ignore)
+
+    monkeypatch.setattr(manifest, "ENTRIES_MAX", 1)
+    with pytest.raises(NodeFailed, match="the results have more than 1 entries"):
+        await publisher.publish(with_outputs(request(tmp_path, "e-many")), ignore)
+
+
+def with_outputs(run: plugins.RunRequest) -> plugins.RunRequest:
+    """Return the run of a job that has an output."""
+    return msgspec.structs.replace(run, outputs=(ResultPath(name="outputs", path="/o"),))
+
+
+def write_at(top: Path, parts: list[str]) -> None:
+    """Write a file below directories whose path is longer than the system takes in one piece."""
+    directory = os.open(top, os.O_RDONLY)
+    for part in parts:
+        os.mkdir(part, dir_fd=directory)
+        inner = os.open(part, os.O_RDONLY, dir_fd=directory)
+        os.close(directory)
+        directory = inner
+    os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=directory))
+    os.close(directory)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -18,22 +19,43 @@ from bacalhau_protocol.plugins import Progress
 NAME = "manifest.json"
 RESULTS = "results"
 ENTRIES_MAX = 1_000_000
+PLACE_MAX = 200  # characters of a path in an error
 
 _DECODER = msgspec.json.Decoder(list[FileEntry])
 
 
-def build(results_dir: Path, progress: Progress | None = None) -> list[FileEntry]:
-    """Hash every file of the tree. Blocking: call it in a thread. An absent tree gives an empty list.
+def listed(results_dir: Path) -> Iterator[tree.Entry]:
+    """Yield what is in the tree, in order; an absent tree is empty.
 
-    Raises `NodeFailed` when it is too deep or has too many entries: results are complete or refused.
+    Raises
+    ------
+    NodeFailed
+        when it is too deep, has too many entries, or a path that nobody could ask for: results are complete or refused.
     """
-    found: list[FileEntry] = []
-    total = tree.total_bytes(results_dir) if progress else 0
-    done = 0
-    for entry in tree.walk(results_dir):
-        if len(found) >= ENTRIES_MAX:
+    for count, entry in enumerate(tree.walk(results_dir)):
+        if count >= ENTRIES_MAX:
             hint = "let the job write fewer files, or one archive"
-            raise NodeFailed(f"the results have more than {ENTRIES_MAX} entries", place=entry.path, hint=hint)
+            raise NodeFailed(
+                f"the results have more than {ENTRIES_MAX} entries", place=entry.path[:PLACE_MAX], hint=hint
+            )
+        if len(entry.path) > tree.PATH_LENGTH_MAX:
+            words = f"the results have a path of {len(entry.path)} characters, the limit is {tree.PATH_LENGTH_MAX}"
+            hint = "let the job write shorter names, or one archive"
+            raise NodeFailed(words, place=entry.path[:PLACE_MAX], hint=hint)
+        yield entry
+
+
+def total_bytes(results_dir: Path) -> int:
+    """Return the size of all files of the tree, if it can be listed. Blocking. Raises as `listed` does."""
+    return sum(entry.size for entry in listed(results_dir))
+
+
+def build(results_dir: Path, progress: Progress | None = None) -> list[FileEntry]:
+    """Hash every file of the tree. Blocking: call it in a thread. Raises as `listed` does."""
+    found: list[FileEntry] = []
+    total = total_bytes(results_dir) if progress else 0
+    done = 0
+    for entry in listed(results_dir):
         found.append(describe(results_dir, entry))
         done += entry.size
         if progress:

@@ -10,7 +10,7 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from bacalhau_daemon.compute import tree
+from bacalhau_daemon.compute import manifest, tree
 from bacalhau_protocol.errors import NotFound
 from bacalhau_protocol.plugins import Progress
 
@@ -19,9 +19,12 @@ _DIRECTORY_MODE = 0o755
 
 
 def pack(root: Path, target: Path, progress: Progress) -> int:
-    """Write the archive of a tree and return its size in bytes. Blocking; `target` appears when it is complete."""
+    """Write the archive of a tree and return its size in bytes. Blocking; `target` appears when it is complete.
+
+    Raises `NodeFailed` when the tree is too deep or has too many entries.
+    """
     half = target.with_name(f".{target.name}")
-    total, done = tree.total_bytes(root), 0
+    total, done = manifest.total_bytes(root), 0
     try:
         with half.open("wb") as file:
             with tarfile.open(fileobj=file, mode="w:gz", compresslevel=COMPRESSION) as archive:
@@ -41,7 +44,7 @@ def _members(root: Path) -> Iterator[tuple[tarfile.TarInfo, str]]:
     """Yield each entry with its path in the tree; every directory comes before what is in it."""
     known: set[str] = {"."}
     yield _directory("."), ""
-    for entry in tree.walk(root):
+    for entry in manifest.listed(root):
         path = PurePosixPath(entry.path)
         parents = [str(parent) for parent in reversed(path.parents)]
         for name in [*parents, *([str(path)] if entry.path.endswith("/") else [])]:

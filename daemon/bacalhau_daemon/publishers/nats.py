@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 
-from bacalhau_daemon.compute import layout, manifest, tree
+from bacalhau_daemon.compute import layout, manifest
 from bacalhau_daemon.storage import params
 from bacalhau_protocol.errors import NodeFailed
 from bacalhau_protocol.models.job import SpecConfig
@@ -33,7 +33,7 @@ class NatsPublisher:
         return params.read(publisher, ())[1]
 
     async def publish(self, run: RunRequest, progress: Progress) -> Published:
-        """Leave the results where they are."""
+        """Leave the results where they are. Raises `NodeFailed` when nobody could fetch them."""
         result = SpecConfig(type="nats", params={"NodeID": self._node_id, "ExecutionID": run.execution_id})
         if layout.is_absent(run.execution_dir):
             return Published(result=result)
@@ -52,5 +52,5 @@ class NatsPublisher:
 
 async def _size(run: RunRequest) -> int:
     if run.outputs:
-        return await asyncio.to_thread(tree.total_bytes, run.results_dir)
-    return tree.total_bytes(run.results_dir)  # three files, which have just been looked at
+        return await asyncio.to_thread(manifest.total_bytes, run.results_dir)
+    return manifest.total_bytes(run.results_dir)  # three files, which have just been looked at
