@@ -91,6 +91,7 @@ class PreparedInput(msgspec.Struct, frozen=True, kw_only=True):
     target: str  # where the task sees it
     read_only: bool = True
     size_bytes: int = 0
+    near: bool = False  # on a disk of this machine that answered quickly: a look at it needs no thread
 
     def real_path(self) -> str:
         """Return the path for an engine that is about to use it; no link is followed a second time.

@@ -124,7 +124,8 @@ class Cpu:
         return {
             "orchestrator": cpu_s(self._orchestrator),
             "nats-server": cpu_s(self._server),
-            "compute": cpu_s(self._compute) + sum(map(cpu_s, self._compute.children(recursive=True))),
+            "compute": cpu_s(self._compute),
+            "its processes": sum(map(cpu_s, self._compute.children(recursive=True))),
             "client": cpu_s(psutil.Process()),
         }
 

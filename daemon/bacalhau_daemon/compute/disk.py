@@ -22,6 +22,11 @@ class Disk:
     def __init__(self) -> None:
         self._pace = Pace()
 
+    @property
+    def quick(self) -> bool:
+        """Whether it was."""
+        return self._pace.quick
+
     async def do(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Do work of a bounded number of small steps."""
         if not self._pace.quick:

@@ -21,10 +21,11 @@ import contextlib
 import os
 import shutil
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
+from msgspec import structs
 
 from bacalhau_daemon.core.compute_reports import Phase
 from bacalhau_daemon.files import sync_directory
@@ -34,6 +35,8 @@ from bacalhau_protocol.plugins import Outcome, run_output
 
 OUTPUT_TEXT_BYTES = 2048  # of each stream, in the report
 TAIL_BYTES = 64 * 1024  # of each stream, for the orchestrator to keep
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 STREAM_BYTES_MAX = 1024**3  # of stdout and of stderr; more is cut off, visibly
 OUTCOME = "outcome.json"
 RESULTS, INPUTS, STDOUT, STDERR, EXIT_CODE = "results", "inputs", "stdout", "stderr", "exitCode"
@@ -104,29 +107,38 @@ def finish(execution_dir: Path, record: OutcomeRecord, *, durable: bool) -> Endi
     streams = execution_dir / RESULTS
     if not os.path.isdir(streams):  # noqa: PTH112 (see is_absent)
         create(execution_dir, ())
-    for name in (STDOUT, STDERR):
-        _cap(streams / name)
-    _clear(streams / EXIT_CODE)
-    _write(streams / EXIT_CODE, str(record.outcome.exit_code).encode(), durable=False)
+    with _opened(streams) as results:
+        for name in (STDOUT, STDERR):
+            _cap(results, name)
+        _clear(results, EXIT_CODE)
+        _write(EXIT_CODE, str(record.outcome.exit_code).encode(), durable=False, directory=results)
+        ending = _ending(results, record)
     half = execution_dir / f".{OUTCOME}"
     _write(half, msgspec.json.encode(record), durable=durable)
     half.replace(execution_dir / OUTCOME)
     if durable:
         with contextlib.suppress(OSError):  # not every file system lets directories be synchronised
             sync_directory(execution_dir)
-    return ending(execution_dir, record)
+    return ending
 
 
 def ending(execution_dir: Path, record: OutcomeRecord) -> Ending:
     """Read what is reported of the streams."""
-    streams = execution_dir / RESULTS
-    stdout, stdout_cut = _head(streams / STDOUT)
-    stderr, stderr_cut = _head(streams / STDERR)
+    try:
+        with _opened(execution_dir / RESULTS) as results:
+            return _ending(results, record)
+    except FileNotFoundError:
+        return structs.replace(bare_ending(record), bare=False)
+
+
+def _ending(results: int, record: OutcomeRecord) -> Ending:
+    stdout, stdout_cut, stdout_tail = _stream(results, STDOUT)
+    stderr, stderr_cut, stderr_tail = _stream(results, STDERR)
     return Ending(
         record=record,
         output=run_output(stdout, stdout_cut, stderr, stderr_cut, record.outcome),
-        stdout=_tail(streams / STDOUT),
-        stderr=_tail(streams / STDERR),
+        stdout=stdout_tail,
+        stderr=stderr_tail,
     )
 
 
@@ -159,13 +171,10 @@ def stream_sizes(execution_dir: Path) -> tuple[int, int]:
 def pread(path: Path, offset: int, limit: int) -> bytes:
     """Return bytes of a stream; nothing when it is not there."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        with _opened(path, _FILE) as stream:
+            return os.pread(stream, limit, max(offset, 0))
     except OSError:
         return b""
-    try:
-        return os.pread(descriptor, limit, max(offset, 0))
-    finally:
-        os.close(descriptor)
 
 
 def _size(path: Path) -> int:
@@ -175,39 +184,54 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _cap(path: Path) -> None:
+@contextlib.contextmanager
+def _opened(path: Path | str, flags: int = _DIRECTORY, directory: int | None = None) -> Iterator[int]:
+    descriptor = os.open(path, flags, 0o600, dir_fd=directory)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _cap(results: int, name: str) -> None:
     """Make sure that a stream's file is there, is a file, and is not too long."""
     try:
-        status = path.lstat()
+        status = os.lstat(name, dir_fd=results)
     except FileNotFoundError:
         status = None
     if status is None or not stat.S_ISREG(status.st_mode):
-        _clear(path)
-        _write(path, b"", durable=False)
+        _clear(results, name)
+        _write(name, b"", durable=False, directory=results)
     elif status.st_size > STREAM_BYTES_MAX:
         note = f"\n[bacalhau: output cut off here after {STREAM_BYTES_MAX} of {status.st_size} bytes]\n".encode()
-        with path.open("r+b") as file:
-            file.truncate(STREAM_BYTES_MAX - len(note))
-            file.seek(0, os.SEEK_END)
-            file.write(note)
+        with _opened(name, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, results) as stream:
+            os.ftruncate(stream, STREAM_BYTES_MAX - len(note))
+            os.pwrite(stream, note, STREAM_BYTES_MAX - len(note))
 
 
-def _clear(path: Path) -> None:
+def _clear(results: int, name: str) -> None:
     """Remove a link or a directory that a job may have put in place of a file of ours."""
-    if path.is_symlink():
-        path.unlink()
-    elif path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def _head(path: Path) -> tuple[str, bool]:
     try:
-        with path.open("rb") as file:
-            data = file.read(OUTPUT_TEXT_BYTES + 1)
+        mode = os.lstat(name, dir_fd=results).st_mode
     except FileNotFoundError:
-        return "", False
-    cut = len(data) > OUTPUT_TEXT_BYTES
-    return _text(data[:OUTPUT_TEXT_BYTES], cut=cut), cut
+        return
+    if stat.S_ISDIR(mode):
+        shutil.rmtree(name, ignore_errors=True, dir_fd=results)
+    elif not stat.S_ISREG(mode):
+        os.unlink(name, dir_fd=results)
+
+
+def _stream(results: int, name: str) -> tuple[str, bool, Tail]:
+    """Return the beginning of a stream as text, whether it goes on, and its end."""
+    try:
+        with _opened(name, _FILE, results) as stream:
+            offset = max(os.fstat(stream).st_size - TAIL_BYTES, 0)
+            tail = os.pread(stream, TAIL_BYTES, offset)
+            head = os.pread(stream, OUTPUT_TEXT_BYTES + 1, 0) if offset else tail[: OUTPUT_TEXT_BYTES + 1]
+    except FileNotFoundError:
+        return "", False, Tail()
+    cut = len(head) > OUTPUT_TEXT_BYTES
+    return _text(head[:OUTPUT_TEXT_BYTES], cut=cut), cut, Tail(tail, offset)
 
 
 def _text(data: bytes, *, cut: bool) -> str:
@@ -219,21 +243,8 @@ def _text(data: bytes, *, cut: bool) -> str:
         return (data[: error.start] if halved else data).decode(errors="replace")
 
 
-def _tail(path: Path) -> Tail:
-    try:
-        with path.open("rb") as file:
-            offset = max(file.seek(0, os.SEEK_END) - TAIL_BYTES, 0)
-            file.seek(offset)
-            return Tail(file.read(TAIL_BYTES), offset)
-    except FileNotFoundError:
-        return Tail()
-
-
-def _write(path: Path, data: bytes, *, durable: bool) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    try:
-        os.write(descriptor, data)
+def _write(path: Path | str, data: bytes, *, durable: bool, directory: int | None = None) -> None:
+    with _opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, directory) as file:
+        os.write(file, data)
         if durable:
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            os.fsync(file)

@@ -59,7 +59,7 @@ async def release(runner: Runner, run: Run) -> None:
     directory = runner.directory(run.id)
     copies = len(run.prepared) < len(compute_bid.inputs(run.job.task))  # what failed may have left some
     for kind, one in run.prepared:
-        if one.path.is_relative_to(directory):
+        if str(one.path).startswith(f"{directory}/"):
             copies = True
             continue
         try:
@@ -81,7 +81,7 @@ async def _inputs(runner: Runner, run: Run, progress: Progress) -> tuple[Prepare
         source = sources[number]
         assert source.source is not None, "it was looked at"
         storage = runner.plugins.storages.get(source.source)
-        into = layout.input_dir(runner.directory(run.id).resolve(), number)  # an engine follows no link
+        into = layout.input_dir(runner.directory(run.id), number)
         partition = run.action.execution.partition_index or 0
         prepared = await storage.prepare(source, run.job, partition, into, _part(number, sizes, progress))
         run.prepared.append((source.source.kind, prepared))

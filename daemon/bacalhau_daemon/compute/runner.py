@@ -109,7 +109,7 @@ class Runner:
         env_allowed: tuple[str, ...] = (),
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        self.root = root
+        self.root = root.resolve()  # an engine follows no link
         self.plugins = plugins
         self.listener = listener
         self.env_allowed, self.environ = env_allowed, environ or {}

@@ -1,10 +1,12 @@
 """Whether the disk is quick, so that short work on it is done on the loop; a change of threads costs as much.
 
-Only what was done on the loop says so: in a thread the wait for the interpreter's lock would be measured along.
+Only what was done on the loop says so: in a thread the wait for the interpreter's lock would be measured along. And
+only work that waited for something: what took long because others had the processor says nothing of the disk.
 """
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Callable
 
@@ -12,13 +14,18 @@ QUICK_S = 0.005  # of work; the loop is held up once by longer work
 SLOW_FOR_S = 0.5  # then threads do it for so long
 
 
+def waits() -> int:
+    """Return how often this thread has given the processor away because it had to wait."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+
+
 class Pace:
     """Quick until something took long, and again after a while."""
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._clock = clock
+    def __init__(self, clock: Callable[[], float] = time.perf_counter, waits: Callable[[], int] = waits) -> None:
+        self._clock, self._waits = clock, waits
         self._slow_until = 0.0
-        self._began = 0.0
+        self._began, self._waited = 0.0, 0
 
     @property
     def quick(self) -> bool:
@@ -26,9 +33,9 @@ class Pace:
         return self._clock() >= self._slow_until
 
     def __enter__(self) -> None:
-        self._began = self._clock()
+        self._began, self._waited = self._clock(), self._waits()
 
     def __exit__(self, *_: object) -> None:
         now = self._clock()
-        if now - self._began > QUICK_S:
+        if now - self._began > QUICK_S and self._waits() != self._waited:
             self._slow_until = now + SLOW_FOR_S

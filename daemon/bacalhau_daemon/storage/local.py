@@ -97,7 +97,13 @@ class LocalStorage:
         """Resolve, check, create if asked, and hand the real path over."""
         request = _request(source)
         path = await self._look(self._prepare, request)
-        return PreparedInput(source=source, path=path, target=source.target, read_only=not request.read_write)
+        return PreparedInput(
+            source=source,
+            path=path,
+            target=source.target,
+            read_only=not request.read_write,
+            near=request.path in self._near and self._disk.quick,
+        )
 
     async def release(self, prepared: PreparedInput) -> None:
         """Nothing: the data is the operator's, and what was created is kept."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import difflib
 import os
 import sys
@@ -64,6 +65,7 @@ class WasmEngine:
         self._cache_root = context.data_dir / "compiled"
         self._server = ForkServer(self._cache_root / self._version, self._limits.compile_cpu_s)
         self._shared_roots = context.data_dir / "roots"
+        self._digests = modules.Digests()
         self._plans: OrderedDict[_Key, _Plan] = OrderedDict()
         self._active: dict[_Key, _Active] = {}
 
@@ -149,7 +151,7 @@ class WasmEngine:
         if problems:
             raise SpecError("; ".join(problems), place="Engine.Params")
         while True:
-            made = await asyncio.to_thread(_plan, read, run, self._server.known, self._shared_roots)
+            made = await self._look(read, run)
             if isinstance(made, _Plan):
                 return made
             try:
@@ -157,6 +159,29 @@ class WasmEngine:
             except BacalhauError as error:
                 error.place = error.place or made.path
                 raise
+
+    async def _look(self, read: spec.WasmSpec, run: RunRequest) -> _Plan | modules.Missing:
+        if all(one.near for one in run.inputs):
+            with contextlib.suppress(modules.Unread):
+                return self._plan(read, run, near=True)
+        return await asyncio.to_thread(self._plan, read, run, near=False)
+
+    def _plan(self, read: spec.WasmSpec, run: RunRequest, *, near: bool) -> _Plan | modules.Missing:
+        """Find the modules and lay out the files: everything that blocks, in one go."""
+        if bad := [name for name, value in run.env.items() if "\0" in name + value or "=" in name]:
+            words = f"the variable {bad[0]!r} cannot be passed on: it holds a NUL, or its name an '='"
+            raise SpecError(words, place="Env")
+        found = modules.gather(read, run.inputs, self._server.known, self._digests, read=not near)
+        if isinstance(found, modules.Missing):
+            return found
+        layout = filesystem.plan(run.inputs, run.outputs, run.results_dir, found.paths)
+        if near and layout.files:
+            raise modules.Unread  # they may have to be copied
+        try:
+            preopens = filesystem.stage(layout, run.execution_dir / _OWN_ROOT, self._shared_roots)
+        except OSError as error:
+            raise NodeFailed(f"the run's files cannot be laid out: {error}") from error
+        return _Plan(read, found.files, preopens, layout.outputs)
 
     async def _run(self, key: _Key, run: RunRequest, active: _Active, started: Callable[[], None]) -> Outcome:
         began = time.time_ns()
@@ -196,21 +221,6 @@ class WasmEngine:
             stream_limit=self._limits.stream_bytes,
             timeout_s=run.timeout_s,
         )
-
-
-def _plan(read: spec.WasmSpec, run: RunRequest, known: modules.Known, shared: Path) -> _Plan | modules.Missing:
-    """Find the modules and lay out the files: everything that blocks, in one go."""
-    if bad := [name for name, value in run.env.items() if "\0" in name + value or "=" in name]:
-        raise SpecError(f"the variable {bad[0]!r} cannot be passed on: it holds a NUL, or its name an '='", place="Env")
-    found = modules.gather(read, run.inputs, known)
-    if isinstance(found, modules.Missing):
-        return found
-    layout = filesystem.plan(run.inputs, run.outputs, run.results_dir, found.paths)
-    try:
-        preopens = filesystem.stage(layout, run.execution_dir / _OWN_ROOT, shared)
-    except OSError as error:
-        raise NodeFailed(f"the run's files cannot be laid out: {error}") from error
-    return _Plan(read, found.files, preopens, layout.outputs)
 
 
 def _cancelled() -> Outcome:

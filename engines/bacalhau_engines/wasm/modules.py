@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import hashlib
 import os
 import posixpath
 import stat
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from bacalhau_protocol.plugins import PreparedInput
 
 WASI = "wasi_snapshot_preview1"
 MODULE_BYTES_MAX = 256 * 1024**2
+DIGESTS_MAX = 4096
 _MAGIC, _CORE, _COMPONENT = b"\0asm", b"\1\0\0\0", b"\r\0\1\0"
 _SETTLED_NS = 1_000_000_000  # a file changed later than this ago can change again within the same time stamp
 _SHOWN = 8  # names listed in a message
@@ -45,19 +47,27 @@ class Missing(msgspec.Struct, frozen=True):
     path: str  # the guest's
 
 
-def gather(spec: WasmSpec, inputs: Sequence[PreparedInput], known: Known) -> Gathered | Missing:
+class Unread(Exception):
+    """A module's file has to be read."""
+
+
+def gather(
+    spec: WasmSpec, inputs: Sequence[PreparedInput], known: Known, digests: Digests, *, read: bool = True
+) -> Gathered | Missing:
     """Return the modules of a run, or one of them that has to be loaded first.
 
-    Blocks: call it in a thread.
+    Blocks: call it in a thread, or without `read` when the inputs are near.
 
     Raises
     ------
+    Unread
+        without `read`, when nothing is known of a module's file yet.
     SpecError
         for a module that is not there, is no module, imports what nobody has, or lacks the entry point.
     InputFailed
         when its file cannot be read.
     """
-    graph = _Graph(inputs, known)
+    graph = _Graph(inputs, known, digests, read=read)
     try:
         for path in spec.import_modules:
             graph.visit(path, f"ImportModules names {path!r}")
@@ -81,15 +91,16 @@ class _Node(msgspec.Struct):
 
 
 class _Graph:
-    def __init__(self, inputs: Sequence[PreparedInput], known: Known) -> None:
+    def __init__(self, inputs: Sequence[PreparedInput], known: Known, digests: Digests, *, read: bool) -> None:
         self._inputs, self._known = inputs, known
+        self._digests, self._read = digests, read
         self._nodes: dict[str, _Node] = {}  # by digest
         self._order: list[_Node] = []
         self._paths: set[str] = set()
 
     def visit(self, path: str, why: str, name: str = "") -> ModuleInfo:
         """Add a module and all that it needs; `name` is the import name that led here."""
-        file = _module_file(path, self._inputs, why)
+        file = self._module_file(path, why)
         self._paths.add(guest_path(path))
         node = self._nodes.get(file.digest)
         if node is None:
@@ -114,36 +125,56 @@ class _Graph:
         node = self._nodes[file.digest] = _Node(file, [], info)
         return node
 
+    def _module_file(self, path: str, why: str) -> ModuleFile:
+        host = _locate(path, self._inputs, why)
+        try:
+            status = host.stat()
+            if not stat.S_ISREG(status.st_mode):
+                raise SpecError("the module is not a file")
+            if status.st_size > MODULE_BYTES_MAX:
+                raise SpecError(f"the module has {status.st_size} bytes, at most {MODULE_BYTES_MAX} are taken")
+            return ModuleFile(digest=self._digests.of(str(host), status, read=self._read), path=str(host))
+        except SpecError as error:
+            error.place = path
+            raise
+        except OSError as error:
+            raise InputFailed(f"the module cannot be read: {error}", place=path) from error
+
     def gathered(self) -> Gathered:
         files = tuple(msgspec.structs.replace(node.file, names=tuple(node.names)) for node in self._order)
         return Gathered(files, frozenset(self._paths))
 
 
-def _module_file(path: str, inputs: Sequence[PreparedInput], why: str) -> ModuleFile:
-    host = _locate(path, inputs, why)
-    try:
-        status = host.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise SpecError("the module is not a file")
-        if status.st_size > MODULE_BYTES_MAX:
-            raise SpecError(f"the module has {status.st_size} bytes, at most {MODULE_BYTES_MAX} are taken")
-        settled = time.time_ns() - status.st_ctime_ns > _SETTLED_NS
-        hash_ = _digest if settled else _digest.__wrapped__
-        return ModuleFile(digest=hash_(str(host), _identity(status)), path=str(host))
-    except SpecError as error:
-        error.place = path
-        raise
-    except OSError as error:
-        raise InputFailed(f"the module cannot be read: {error}", place=path) from error
+class Digests:
+    """What module files hash to, for as long as they stay the same."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[str, tuple[int, ...]], str] = OrderedDict()
+        self._lock = threading.Lock()  # threads ask, and the loop
+
+    def of(self, host: str, status: os.stat_result, *, read: bool) -> str:
+        """Return the sha256 of a module's file. Raises `Unread` when it is not known and must not be read now."""
+        key = host, _identity(status)
+        with self._lock:
+            if (digest := self._known.get(key)) is not None:
+                self._known.move_to_end(key)
+                return digest
+        if not read:
+            raise Unread
+        digest = _digest(host)
+        if time.time_ns() - status.st_ctime_ns > _SETTLED_NS:
+            with self._lock:
+                self._known[key] = digest
+                if len(self._known) > DIGESTS_MAX:
+                    self._known.popitem(last=False)
+        return digest
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-@functools.lru_cache(maxsize=4096)
-def _digest(host: str, identity: tuple[int, ...]) -> str:
-    """Return the sha256 of a file; `identity` makes the answer good for as long as the file stays the same."""
+def _digest(host: str) -> str:
     with Path(host).open("rb") as file:
         head = file.read(8)
         if head[:4] != _MAGIC:
@@ -174,14 +205,15 @@ def _locate(path: str, inputs: Sequence[PreparedInput], why: str) -> Path:
 
 def _inside(base: Path, rest: str, why: str) -> Path:
     """Return the file below an input; a directory stands for the one module in it."""
-    root = base.resolve()
-    host = (root / rest).resolve() if rest else root
+    root = base.resolve() if rest else base  # an input is no link
+    host = (root / rest).resolve() if rest else base
     if host != root and root not in host.parents:
         raise SpecError(f"{why}, which leads out of its input")
-    if not host.exists():
-        raise SpecError(f"{why}, but the input holds no such file")
-    if not host.is_dir():
-        return host
+    try:
+        if not stat.S_ISDIR(host.stat().st_mode):
+            return host
+    except (FileNotFoundError, NotADirectoryError):
+        raise SpecError(f"{why}, but the input holds no such file") from None
     found = sorted(host.glob("*.wasm"))
     if len(found) != 1:
         names = _listed([item.name for item in found])
