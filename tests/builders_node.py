@@ -186,7 +186,7 @@ class Site:
         self.bus.cut()
         node = self.node
         assert node.runner is not None
-        node.stopped = True
+        node.pump.stop()
         tasks = [task for task in asyncio.all_tasks() if task.get_name().startswith(("execution", "stop "))]
         for task in tasks:
             task.cancel()

@@ -34,6 +34,7 @@ from bacalhau_daemon.core.compute_actions import (
 from bacalhau_daemon.core.compute_rules import RunEnded
 from bacalhau_daemon.core.loop import Append, Halt, Reload
 from bacalhau_daemon.log.base import Outcome
+from bacalhau_daemon.pump import Pump
 from bacalhau_protocol import errors
 from bacalhau_protocol.api import messages as m
 from bacalhau_protocol.api import subjects
@@ -44,8 +45,6 @@ from bacalhau_protocol.transport.base import Bus, Message
 HELLO_TIMEOUT_S, HELLO_ATTEMPTS_MAX = 5.0, 12
 PHASES_EVERY_S = 0.25
 PHASES_AT_ONCE_MAX = 256
-ROUNDS_MAX = 4  # before others have their turn: enough for a message that is journalled and answered
-NEVER = 1 << 63
 REPORTS_WAIT_S, LEAVE_WAIT_S = 2.0, 3.0
 QUIET_NOTES = frozenset({"message.ignored"})
 
@@ -69,15 +68,12 @@ class Node:
         self.machine = machine
         self.runner: Runner | None = None
         self.serving: Serving | None = None
-        self.stopped = False  # then nothing is carried out any more
         self._bus, self._bulk = bus, bulk
         self._journal, self._plugins = journal, plugins
         self._version, self._welcomed = version, welcomed
         self._loop = asyncio.get_running_loop()
-        self._woken = self._asked_again = False
-        self._due = 0  # when the machine wants to be called, ns since the epoch
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = NEVER
+        self.pump = Pump(machine, self._carry_out, self._fail)
+        self._wake = self.pump.wake
         self._tasks: set[asyncio.Task[None]] = set()
         self._phases: dict[str, Progressed] = {}
         self._phases_timer: asyncio.TimerHandle | None = None
@@ -137,63 +133,23 @@ class Node:
         await self._until(lambda: not self.machine.state.runs and not self.machine.state.reports, REPORTS_WAIT_S)
         self.changed(lambda machine, now: machine.leave(now))
         await self._until(self._left.is_set, LEAVE_WAIT_S)
-        self.stopped = True
+        self.pump.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for timer in (self._timer, self._phases_timer):
-            if timer is not None:
-                timer.cancel()
+        if self._phases_timer is not None:
+            self._phases_timer.cancel()
 
     async def _until(self, condition: Callable[[], bool], timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
         while not condition() and self._bus.connected and time.monotonic() < deadline:  # noqa: ASYNC110 (no event)
             await asyncio.sleep(0.01)
 
-    # ── the pump ──────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── actions ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _wake(self) -> None:
-        """Have the machine asked in the next turn of the loop what is to be done."""
-        self._asked_again = True
-        if not self._woken:
-            self._woken = True
-            self._loop.call_soon(self._pump)
-
-    def _pump(self) -> None:
-        if self.stopped or self._failure.done():
-            return
-        machine, self._woken = self.machine, True
-        try:
-            for _ in range(ROUNDS_MAX):  # what is done at once, as a quick append, leads to more
-                self._asked_again = False
-                now = time.time_ns()
-                if self._due <= now:
-                    machine.tick(now)
-                for action in machine.actions(now):
-                    self._do(action)
-                if not self._asked_again:
-                    break
-        except Exception as error:
-            self._fail(error)
-            return
-        self._woken = False
-        if self._asked_again:
-            self._wake()
-        self._arm(time.time_ns())
-
-    def _arm(self, now: int) -> None:
-        """Be woken for the machine's next tick. A timer that comes too early costs less than a new one each time."""
-        due = self.machine.next_tick()
-        self._due = NEVER if due is None else due
-        if self._due < self._timer_at:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer_at = self._due
-            self._timer = self._loop.call_later(max(self._due - now, 0) / 1e9, self._on_time)
-
-    def _on_time(self) -> None:
-        self._timer_at = NEVER
-        self._wake()
+    def _carry_out(self, actions: list[Action]) -> None:
+        for action in actions:
+            self._do(action)
 
     def _do(self, action: Action) -> None:
         match action:
@@ -242,6 +198,7 @@ class Node:
             self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
+        self.pump.stop()
         if not self._failure.done():
             self._failure.set_exception(error)
 

@@ -42,6 +42,7 @@ from bacalhau_daemon.log.sqlite_reader import SqliteReader
 from bacalhau_daemon.orchestrator.endpoint import Result
 from bacalhau_daemon.orchestrator.kept_logs import KeptLogs
 from bacalhau_daemon.orchestrator.loading import fold_tail
+from bacalhau_daemon.pump import Pump
 from bacalhau_daemon.query.restart import restore
 from bacalhau_daemon.query.service import Query
 from bacalhau_protocol import errors
@@ -50,8 +51,6 @@ from bacalhau_protocol.transport.base import Bus, Message
 
 DISK_EVERY_S = 2.0
 MACHINE_TIMEOUT_S = 60.0
-ROUNDS_MAX = 4  # before others have their turn: enough for a request that is looked up, stored and answered
-NEVER = 1 << 63
 
 Token = asyncio.Future[Result]
 """What a request carries through the machine."""
@@ -80,12 +79,9 @@ class Driver:
         self._bus, self._query, self._kept_logs, self._cut = bus, query, kept_logs, cut
         self._log_path, self._min_free_bytes = log_path, min_free_bytes
         self._loop = asyncio.get_running_loop()
+        self._pump = Pump(machine, self._carry_out_all, self._machine_failed)
         self._appender = appender(self._settled, self.fail)
-        self._woken = self._asked_again = False
         self._asked: dict[Token, float] = {}  # when each is given up, the first first
-        self._due = 0  # when the machine wants to be called, ns since the epoch
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = NEVER
         self._tasks: set[asyncio.Task[None]] = set()
 
     # ── inputs ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -121,41 +117,19 @@ class Driver:
 
     def wake(self) -> None:
         """Have the machine asked in the next turn of the loop what is to be done."""
-        self._asked_again = True
-        if not self._woken:
-            self._woken = True
-            self._loop.call_soon(self._pump)
+        self._pump.wake()
 
     def fail(self, error: BaseException) -> None:
         """End the process with this."""
+        self._pump.stop()
         if not self.failed.done():
             self.failed.set_exception(error)
 
-    # ── actions ───────────────────────────────────────────────────────────────────────────────────────────────────
+    def _machine_failed(self, error: Exception) -> None:
+        log.exception("machine.failed")
+        self.fail(error)
 
-    def _pump(self) -> None:
-        if self.failed.done():
-            return
-        machine, self._woken = self.machine, True
-        try:
-            for _ in range(ROUNDS_MAX):  # what is done at once, as a quick append, leads to more
-                self._asked_again = False
-                now = time.time_ns()
-                if self._due <= now:
-                    machine.tick(now)
-                self._carry_out_all(machine.actions(now))
-                if not self._asked_again:
-                    break
-        except Exception as error:  # a bug of ours: nothing of it was acknowledged; a restart begins from the log
-            log.exception("machine.failed")
-            self.fail(error)
-            return
-        self._woken = False
-        if machine.leading:
-            self.leading.set()
-        if self._asked_again:
-            self.wake()
-        self._arm(time.time_ns())
+    # ── actions ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _carry_out_all(self, actions: list[Action]) -> None:
         dropped = 0
@@ -166,20 +140,8 @@ class Driver:
                 self._carry_out(action)
         if dropped:
             log.warning("messages.not_sent", count=dropped, reason="the link is down")
-
-    def _arm(self, now: int) -> None:
-        """Be woken when the machine wants it. A timer that comes too early costs less than a new one each time."""
-        due = self.machine.next_tick()
-        self._due = NEVER if due is None else due
-        if self._due < self._timer_at:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer_at = self._due
-            self._timer = self._loop.call_later(max(self._due - now, 0) / 1e9, self._on_time)
-
-    def _on_time(self) -> None:
-        self._timer_at = NEVER
-        self._pump()
+        if self.machine.leading:
+            self.leading.set()
 
     def _carry_out(self, action: Action) -> None:
         match action:
@@ -291,8 +253,7 @@ class Driver:
         deadline = self._loop.time() + grace_s
         while self._unfinished() and self._loop.time() < deadline:  # noqa: ASYNC110  nobody tells, and this is once
             await asyncio.sleep(0.005)
-        if self._timer is not None:
-            self._timer.cancel()
+        self._pump.stop()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.to_thread(self._appender.close)
