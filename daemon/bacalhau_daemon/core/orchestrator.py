@@ -198,7 +198,8 @@ class Orchestrator:
                 self._step(step, now)
         if self.leading and now >= self.feed.next():
             self._out += self._flush(now)
-        out, self._out = [*self._out, *self.link.complaints.take(now)], []
+        out, self._out = self._out, []
+        out += self.link.complaints.take(now)
         return out
 
     def _step(self, step: Append | Released[Item, AnyEvent] | Refused[Item] | Reload | Halt, now: int) -> None:
