@@ -188,6 +188,7 @@ def main() -> None:
     """Run one orchestrator and one compute node, as processes."""
     with tempfile.TemporaryDirectory(prefix="bench-jobs-") as where:
         floor = floors.measure(Path(where))
+        print(f"new directories   {floors.new_directories_ms(Path(where)):.2f} ms for two and a file")
         with DevStack(Path(where) / "cluster") as stack:
             orchestrator = stack.orchestrator()
             node = stack.compute("bench", "--allow-path", f"{ROOT}/examples/**")

@@ -91,6 +91,10 @@ class Bus:
 
     def _deliver(self, sender: str, endpoint: Endpoint, message: Message) -> None:
         weather, draw = self.weather, self.rng.random
+        if weather is FAIR:
+            at = self.clock.now + FAIR.delay_ns + int(draw() * FAIR.jitter_ns)
+            self._in_order(sender, endpoint, at, message)
+            return
         if weather.drop and draw() < weather.drop:
             self.dropped += 1
             return
@@ -98,11 +102,15 @@ class Bus:
         for _ in range(copies):
             at = self.clock.now + weather.delay_ns + int(draw() * weather.jitter_ns)
             if weather.slow and draw() < weather.slow:
-                at += int(draw() * weather.slow_ns)
+                self.clock.at(at + int(draw() * weather.slow_ns), partial(self._arrive, endpoint, message))
             else:
-                newest = endpoint.newest.get(sender, 0)
-                at = endpoint.newest[sender] = at if at > newest else newest
-            self.clock.at(at, partial(self._arrive, endpoint, message))
+                self._in_order(sender, endpoint, at, message)
+
+    def _in_order(self, sender: str, endpoint: Endpoint, at: int, message: Message) -> None:
+        newest = endpoint.newest
+        before = newest.get(sender, 0)
+        newest[sender] = at = at if at > before else before
+        self.clock.at(at, partial(self._arrive, endpoint, message))
 
     def _arrive(self, endpoint: Endpoint, message: Message) -> None:
         if endpoint.up:

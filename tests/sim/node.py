@@ -145,9 +145,9 @@ class Process:
             return
         if message.subject.startswith(self._shell_inbox):
             self._welcomed(message)
-        else:
-            self.machine.message(message, self.clock.now)
-        self.wake()
+            self.wake()
+        elif self.machine.message(message, self.clock.now):
+            self.wake()
 
     def cut(self) -> None:
         """Lose the link."""

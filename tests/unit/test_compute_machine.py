@@ -40,8 +40,24 @@ def test_an_execution_goes_its_way(pair: Pair) -> None:
     assert pair.taken() == [("start", "e-1")]
     pair.end(1)
     assert pair.heard() == [("result", "e-1")]
+    pair.wait(1)
     state = pair.node.state
     assert (state.runs, state.reports, "e-1" in state.finished) == ({}, {}, True)
+
+
+def test_that_a_report_has_arrived_is_written_with_what_comes_next(pair: Pair) -> None:
+    """It is in no hurry: a crash before it is written costs one more message. And without anything next, soon."""
+    for number in (1, 2):
+        pair.ask(execution(number))
+        pair.accept(number)
+    pair.end(1)
+    written = pair.log.last()
+    assert pair.node.state.reports, "its acknowledgement alone is not worth a write"
+    pair.end(2)
+    assert pair.log.last() != written
+    assert [report.execution_id for report in pair.node.state.reports.values()] == ["e-2"]
+    pair.wait(1)
+    assert not pair.node.state.reports
 
 
 def test_a_direct_execution_runs_without_a_bid(pair: Pair) -> None:
@@ -489,6 +505,7 @@ def test_the_journal_is_written_as_records_of_its_own_vocabulary(pair: Pair) -> 
     pair.ask(execution(1))
     pair.accept(1)
     pair.end(1)
+    pair.wait(1)
     records = [CODEC.decode(data) for _, data in pair.log.read(1)]
     kinds = [type(event).__name__ for record in records for event in record.events]
     assert kinds == [

@@ -77,12 +77,14 @@ def create(execution_dir: Path, outputs: Iterable[ResultPath]) -> None:
 
     May be called again; what earlier inputs left is removed, what outputs left is not.
     """
-    execution_dir.mkdir(mode=0o700, exist_ok=True)
+    try:
+        execution_dir.mkdir(mode=0o700)
+    except FileExistsError:
+        remove_inputs(execution_dir)
     results = execution_dir / RESULTS
     results.mkdir(mode=0o700, exist_ok=True)
     for output in outputs:
         (results / output.name).mkdir(mode=0o755, exist_ok=True)
-    remove_inputs(execution_dir)
 
 
 def input_dir(execution_dir: Path, number: int) -> Path:

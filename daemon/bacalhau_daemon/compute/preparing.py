@@ -32,7 +32,7 @@ def request(runner: Runner, run: Run, inputs: tuple[PreparedInput, ...]) -> RunR
         env=compute_env.build(execution, runner.env_allowed, runner.environ),
         inputs=inputs,
         outputs=tuple(job.task.result_paths or ()),
-        execution_dir=runner.directory(execution.id),
+        execution_dir=run.directory,
         timeout_s=_timeout_s(run),
     )
 
@@ -56,7 +56,7 @@ async def prepare(runner: Runner, run: Run, engine: Engine, ability: Ability) ->
 
 async def release(runner: Runner, run: Run) -> None:
     """Undo what the storages did, each whatever the others say. Copies go with their directory."""
-    directory = runner.directory(run.id)
+    directory = run.directory
     copies = len(run.prepared) < len(compute_bid.inputs(run.job.task))  # what failed may have left some
     for kind, one in run.prepared:
         if str(one.path).startswith(f"{directory}/"):
@@ -81,7 +81,7 @@ async def _inputs(runner: Runner, run: Run, progress: Progress) -> tuple[Prepare
         source = sources[number]
         assert source.source is not None, "it was looked at"
         storage = runner.plugins.storages.get(source.source)
-        into = layout.input_dir(runner.directory(run.id), number)
+        into = layout.input_dir(run.directory, number)
         partition = run.action.execution.partition_index or 0
         prepared = await storage.prepare(source, run.job, partition, into, _part(number, sizes, progress))
         run.prepared.append((source.source.kind, prepared))

@@ -76,9 +76,10 @@ class Listener(msgspec.Struct, frozen=True):
 class Run:
     """One execution in hand."""
 
-    def __init__(self, action: StartRun) -> None:
+    def __init__(self, action: StartRun, root: Path) -> None:
         self.action = action
         self.id = action.execution.id
+        self.directory = root / self.id  # its id was checked to be one path element
         assert isinstance(action.execution.job, Job), "an execution is started with its job"
         self.job: Job = action.execution.job
         self.task: asyncio.Task[RunEnded] | None = None
@@ -127,7 +128,7 @@ class Runner:
 
     def start(self, action: StartRun) -> None:
         """Begin; `RunEnded` follows."""
-        run = Run(action)
+        run = Run(action, self.root)
         assert run.id not in self._runs, "the machine starts an execution once"
         self._runs[run.id] = run
         run.task = asyncio.create_task(self._supervise(run), name=f"execution {run.id}")
@@ -205,7 +206,7 @@ class Runner:
     async def _make_room(self, run: Run, error: OSError) -> RunEnded:
         """Give up a run that has filled the disk, and what it wrote: else its end could not be recorded either."""
         log.warning("execution.filled_disk", execution=run.id, error=str(error))
-        await asyncio.to_thread(layout.start_over, self.directory(run.id))
+        await asyncio.to_thread(layout.start_over, run.directory)
         words = f"the node's disk is full: {os.strerror(error.errno or 0)}"
         hint = "what the run had written was removed; ask for more disk, or write less"
         return _failed(run, Failure(message=words, topic=_TOPICS[run.phase], hint=hint, code=errors.NodeFailed.code))
@@ -216,7 +217,7 @@ class Runner:
         record, held = None, False
         if run.action.resumed:
             run.left_behind = engine if ability.reattaches else None  # whatever comes first, a cancellation too
-            record = await asyncio.to_thread(layout.read_outcome, self.directory(run.id), run.action.attempt)
+            record = await asyncio.to_thread(layout.read_outcome, run.directory, run.action.attempt)
             if record is None and not ability.reattaches:
                 return RunEnded(id=run.id, attempt=run.action.attempt, lost=True)
             held = record is None and await engine.holds(run.id, run.action.attempt)
@@ -321,10 +322,6 @@ class Runner:
             raise errors.NodeFailed(f"publishing took longer than {PUBLISH_LIMIT_S:g} s") from error
 
     # ── phases ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def directory(self, execution_id: str) -> Path:
-        """Return an execution's directory; its id was checked to be one path element."""
-        return self.root / execution_id
 
     def enter(self, run: Run, phase: str) -> None:
         """Note that a phase begins."""

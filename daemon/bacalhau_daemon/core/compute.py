@@ -77,6 +77,8 @@ from bacalhau_protocol.ncl.timings import OWN, Timings
 
 SNAPSHOT_AFTER_BYTES = 4 * 1024 * 1024  # of journal since the last snapshot, beyond the snapshot's own size
 WITHDRAW_EVERY_NS = 60 * 1_000_000_000
+SETTLE_WITHIN_NS, SETTLE_AT_ONCE_MAX = 200_000_000, 256
+NEVER = 1 << 63
 
 
 class Compute:
@@ -123,6 +125,8 @@ class Compute:
         self._journal_bytes = journal_bytes  # since the last snapshot
         self._snapshot_bytes = 0
         self._open_since: int | None = None
+        self._confirmed_seqs: list[int] = []  # of reports that the orchestrator has stored
+        self._settle_at = NEVER
         self._withdraw_at = started_at + WITHDRAW_EVERY_NS
         self._now = started_at
         self._out: list[Action] = []
@@ -152,9 +156,11 @@ class Compute:
         """The connection is gone."""
         self._heard(self.session.link_down(now), now)
 
-    def message(self, message: Incoming, now: int) -> None:
-        """Take a message from any of the subscriptions."""
-        self._heard(self.session.message(message, now), now)
+    def message(self, message: Incoming, now: int) -> bool:
+        """Take a message from any of the subscriptions; False: nothing came of it, `actions` need not be asked."""
+        heard = self.session.message(message, now)
+        self._heard(heard, now)
+        return bool(heard)
 
     def measured(self, measured: Measured, now: int) -> None:
         """Take the answer to `MeasureInputs`."""
@@ -183,6 +189,7 @@ class Compute:
 
     def leave(self, now: int, reason: str = "") -> None:
         """Give notice of our shutdown; `Left` follows."""
+        self._settle()
         self._heard(self.session.leave(now, reason), now)
 
     def tick(self, now: int) -> None:
@@ -191,6 +198,8 @@ class Compute:
         if due is not None and due <= now:
             self._heard(self.session.describe(self.describe(), now), now)
             self._heard(self.session.tick(now), now)
+        if now >= self._settle_at:
+            self._settle()
         if now >= self._withdraw_at:
             self._withdraw_at = now + WITHDRAW_EVERY_NS
             if self._open_since is not None and now - self._open_since > BID_LIFE_NS:
@@ -221,7 +230,9 @@ class Compute:
     def next_tick(self) -> int | None:
         """Return when `tick` and `actions` have something to do, if nothing else comes; 0: now."""
         session, run = self.session.next_tick(), self.loop.next_run()
-        soonest = self._withdraw_at if session is None else min(session, self._withdraw_at)
+        soonest = min(self._withdraw_at, self._settle_at)
+        if session is not None and session < soonest:
+            soonest = session
         return soonest if run is None else min(run, soonest)
 
     def describe(self) -> NodeInfo:
@@ -263,10 +274,22 @@ class Compute:
                     raise AssertionError(f"{output} is not for a compute node")
 
     def _confirmed(self, seq: int, now: int) -> None:
-        """Forget a report that is stored. A bid needs no record of that: what is done with it will say so."""
+        """Forget a report that is stored, with the next record: until then it would be told once more, no harm done.
+
+        A bid needs no record of that: what is done with it will say so.
+        """
         report = self.state.reports.get(seq)
         if report is not None and report.kind != "bid":
-            self._put(Settled(seq), now)
+            if not self._confirmed_seqs:
+                self._settle_at = now + SETTLE_WITHIN_NS
+            self._confirmed_seqs.append(seq)
+            if len(self._confirmed_seqs) >= SETTLE_AT_ONCE_MAX:
+                self._settle()
+
+    def _settle(self) -> None:
+        seqs, self._confirmed_seqs, self._settle_at = self._confirmed_seqs, [], NEVER
+        for seq in seqs:
+            self._offer(Settled(seq))
 
     def _opened(self, opened: SessionOpened, now: int) -> None:
         self._open_since = now
@@ -308,6 +331,10 @@ class Compute:
 
     def _put(self, item: Input, now: int) -> None:
         self._now = now
+        self._settle()
+        self._offer(item)
+
+    def _offer(self, item: Input) -> None:
         try:
             self.loop.offer(item)
         except errors.BacalhauError as error:  # a command is not acknowledged then, and comes again

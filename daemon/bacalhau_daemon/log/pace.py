@@ -10,8 +10,9 @@ import resource
 import time
 from collections.abc import Callable
 
-QUICK_S = 0.005  # of work; the loop is held up once by longer work
-SLOW_FOR_S = 0.5  # then threads do it for so long
+QUICK_S = 0.005  # of work; longer work holds the loop up
+HELD_UP_SHARE, HELD_UP_S = 0.05, 0.02  # so much of the time, and beyond that so much at once, it may be held up
+SLOW_FOR_S = 0.5  # when that is used up, threads do the work for so long
 
 
 def waits() -> int:
@@ -20,11 +21,12 @@ def waits() -> int:
 
 
 class Pace:
-    """Quick until something took long, and again after a while."""
+    """Quick until the loop was held up too long, or too often, and again after a while."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter, waits: Callable[[], int] = waits) -> None:
         self._clock, self._waits = clock, waits
         self._slow_until = 0.0
+        self._held_up_s, self._ended = 0.0, clock()
         self._began, self._waited = 0.0, 0
 
     @property
@@ -37,5 +39,9 @@ class Pace:
 
     def __exit__(self, *_: object) -> None:
         now = self._clock()
-        if now - self._began > QUICK_S and self._waits() != self._waited:
-            self._slow_until = now + SLOW_FOR_S
+        took = now - self._began
+        if took > QUICK_S and self._waits() != self._waited:
+            forgiven = (now - self._ended) * HELD_UP_SHARE
+            self._held_up_s, self._ended = max(self._held_up_s - forgiven, 0.0) + took, now
+            if self._held_up_s > HELD_UP_S:
+                self._held_up_s, self._slow_until = 0.0, now + SLOW_FOR_S

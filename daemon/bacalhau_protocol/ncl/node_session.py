@@ -48,6 +48,9 @@ class OrchestratorSession:
 
     def heard(self, now: int) -> list[OrchestratorOutput]:
         """Note a sign of life."""
+        if self.state is NodeState.LIVE:  # nearly always, and very often
+            self.last_heard = max(self.last_heard, now)
+            return []
         was, self.state = self.state, step(NODE, self.state, NodeSignal.HEARD)
         self.last_heard = max(self.last_heard, now)
         return [NodeSpokeAgain(self.node)] if was is NodeState.SILENT else []

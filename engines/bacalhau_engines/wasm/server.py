@@ -49,7 +49,8 @@ from bacalhau_engines.wasm.wire import (
 OPEN_FILES = 4096
 RUNS_PER_WORKER_MAX = 100
 RESTING_MAX = 16
-PATIENCE_S = 0.005  # a run waits so long for one of several busy workers before it gets a new one,
+PATIENCE_S = 0.005  # a run gets a new worker when none has come free for so long,
+LONG_PATIENCE_S = 0.05  # or when it has waited so long itself
 HIRE_S = 0.002  # and that only so often: making one takes as long
 HANDED_BYTES_MAX = 64 * 1024  # fits into a socket, so it is sent at once; a longer run gets a worker of its own
 _READ_BYTES = 256 * 1024
@@ -67,8 +68,8 @@ class Server:
         self._poll.register(channel.fileno(), select.EPOLLIN)
         self._children: dict[int, Child] = {}  # by our end of their sockets
         self._resting: list[Worker] = []  # the last one first
-        self._waiting: deque[Run] = deque()  # for a worker
-        self._hire_at = 0.0  # the first of them
+        self._waiting: deque[tuple[float, Run]] = deque()  # for a worker, with the time when they came
+        self._freed_at = self._hired_at = 0.0  # when a worker was, the last time
         self._generation = 0  # of the library: an older worker does not have all modules
         self._runs: dict[int, Running | Run] = {}  # by id; a Run waits for its modules
         self._looks: list[tuple[float, int, Child]] = []  # heap of (when, tie-break, child)
@@ -99,7 +100,7 @@ class Server:
 
     def _idle_s(self) -> float:
         """Return how long there is nothing to do; below 0 for ever."""
-        due = [self._hire_at] if self._waiting else []
+        due = [self._hire_at()] if self._waiting else []
         due += [self._looks[0][0]] if self._looks else []
         return max(0.0, min(due) - time.monotonic()) if due else -1
 
@@ -167,9 +168,7 @@ class Server:
         elif len(self._children) - len(self._resting) < _CPUS:
             self._hire(run)
         else:
-            if not self._waiting:
-                self._hire_at = time.monotonic() + PATIENCE_S
-            self._waiting.append(run)
+            self._waiting.append((time.monotonic(), run))
 
     def _rested(self, run: Run) -> Worker | None:
         """Give a run to a worker that rests, if one is suitable."""
@@ -198,28 +197,35 @@ class Server:
         worker.running.started()
         self._plan_look(time.monotonic() + worker.running.first_look_s, worker)
 
+    def _hire_at(self) -> float:
+        """Return when the first run that waits gets a new worker, if none comes free."""
+        came, _ = self._waiting[0]
+        patience = min(max(came, self._freed_at) + PATIENCE_S, came + LONG_PATIENCE_S)
+        return max(patience, self._hired_at + HIRE_S)
+
     def _rests(self, worker: Worker) -> None:
+        self._freed_at = time.monotonic()
         if worker.played >= RUNS_PER_WORKER_MAX or worker.generation != self._generation:
             worker.dismiss()
         else:
             self._resting.append(worker)
         if len(self._resting) > RESTING_MAX:
             self._resting.pop(0).dismiss()
-        self._plan_look(time.monotonic() + IDLE_S, worker)
+        self._plan_look(self._freed_at + IDLE_S, worker)
 
     def _end_waits(self) -> None:
         """Start what waits for a worker as far as there are some; when it is time, with a new one."""
         while self._waiting:
-            run = self._waiting[0]
+            _, run = self._waiting[0]
             if run.id not in self._runs:  # killed while it waited
                 self._waiting.popleft()
             elif (worker := self._rested(run)) is not None:
                 self._waiting.popleft()
                 self._begun(run, worker)
-            elif (now := time.monotonic()) >= self._hire_at:
+            elif (now := time.monotonic()) >= self._hire_at():
                 self._waiting.popleft()
                 self._hire(run)
-                self._hire_at = now + HIRE_S
+                self._hired_at = now
             else:
                 return
 
