@@ -45,8 +45,8 @@ def durable_append_ms(directory: Path) -> float:
 def new_directories_ms(directory: Path) -> float:
     """Return the median milliseconds of two new directories, one in the other, with a small file.
 
-    ext4 passes over the inodes that were freed in the last five minutes, one by one: after many files were removed, as by an
-    earlier run of a benchmark, this takes several times as long, and so does every run that leaves results.
+    ext4 passes over the inodes that were freed in the last five minutes, one by one: after many files were removed, as
+    by an earlier run of a benchmark, this takes several times as long, and so does every run that leaves results.
     """
     took = []
     with tempfile.TemporaryDirectory(dir=directory) as where:

@@ -31,7 +31,6 @@ from bacalhau_daemon.core.compute_events import (
     JournalSnapshot,
     NodeStarted,
     RoomFound,
-    Run,
     RunRepeated,
     Stage,
 )
@@ -55,7 +54,6 @@ from bacalhau_daemon.log.base import Outcome
 from bacalhau_daemon.log.records import Chain
 from bacalhau_protocol import errors
 from bacalhau_protocol.api.messages import Welcome
-from bacalhau_protocol.models.job import Job
 from bacalhau_protocol.models.node import NodeInfo
 from bacalhau_protocol.ncl import messages as ncl
 from bacalhau_protocol.ncl.compute import ComputeSession
@@ -306,19 +304,11 @@ class Compute:
             if execution is not None and execution.id in self._measuring:
                 self._heard(self.session.persisted(received.delivery), now)
                 return
-            if execution is not None and self._worth_measuring(received.command):
+            if execution is not None and compute_bid.worth_measuring(execution, self.state):
                 self._measuring[execution.id] = ordered
                 self._out.append(act.MeasureInputs(execution))
                 return
         self._put(ordered, now)
-
-    def _worth_measuring(self, command: ncl.AskForBid) -> bool:
-        execution = command.execution
-        if execution is None or not isinstance(execution.job, Job) or not execution.job.tasks:
-            return False
-        if not compute_bid.inputs(execution.job.task) or compute_bid.unreadable(execution):
-            return False
-        return execution.id not in self.state.runs and execution.id not in self.state.finished
 
     def _tell(self, n: int) -> None:
         """Send the report of event `n` if it is stored, still owed, and there is a session."""
@@ -393,7 +383,7 @@ class Compute:
         if run is None or run.stage is not Stage.STARTED or self._begun.get(id_) == run.attempt:
             return
         self._begun[id_] = run.attempt
-        self._out.append(_start_run(run, keep_results=self.own, resumed=resumed))
+        self._out.append(act.StartRun.of(run, keep_results=self.own, resumed=resumed))
 
     def _cancel(self, id_: str) -> None:
         run = self.state.runs.get(id_)
@@ -406,13 +396,3 @@ class Compute:
 
     def _note(self, event: str, words: str, *, warning: bool = False) -> None:
         self._out.append(act.Note(event, words, warning))
-
-
-def _start_run(run: Run, *, keep_results: bool, resumed: bool) -> act.StartRun:
-    return act.StartRun(
-        execution=run.execution,
-        resources=run.resources,
-        attempt=run.attempt,
-        keep_results=keep_results,
-        resumed=resumed,
-    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
+from bacalhau_daemon.core.compute_events import Run
 from bacalhau_daemon.core.loop import Append, Halt, Reload
 from bacalhau_protocol.models.execution import Execution
 from bacalhau_protocol.models.resources import Resources
@@ -23,6 +24,17 @@ class StartRun(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     keep_results: bool  # when the job names no publisher: ours keep the results, Bacalhau's expect none
     resumed: bool = False
+
+    @classmethod
+    def of(cls, run: Run, *, keep_results: bool, resumed: bool) -> StartRun:
+        """Return the start of a run."""
+        return cls(
+            execution=run.execution,
+            resources=run.resources,
+            attempt=run.attempt,
+            keep_results=keep_results,
+            resumed=resumed,
+        )
 
 
 class CancelRun(msgspec.Struct, frozen=True):

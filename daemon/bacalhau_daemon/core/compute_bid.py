@@ -75,6 +75,15 @@ def inputs(task: Task) -> Sequence[InputSource]:
     return task.input_sources or ()
 
 
+def worth_measuring(execution: Execution, state: ComputeState) -> bool:
+    """Whether its inputs have to be looked at before it is answered."""
+    if not isinstance(execution.job, Job) or not execution.job.tasks:
+        return False
+    if not inputs(execution.job.task) or unreadable(execution):
+        return False
+    return execution.id not in state.runs and execution.id not in state.finished
+
+
 def unreadable(execution: Execution | None) -> str:
     """Return why an execution cannot even be considered; blank when it can."""
     if execution is None:
