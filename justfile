@@ -21,7 +21,7 @@ fmt:
 
 # all tests; those that need docker, root or a toolchain skip aloud where it is absent
 test *ARGS:
-    pytest -n 2 --dist worksteal {{ARGS}}
+    pytest -n 3 --dist worksteal {{ARGS}}
 
 # unit tests only: seconds
 unit *ARGS:

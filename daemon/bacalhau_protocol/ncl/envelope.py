@@ -6,6 +6,7 @@ read, version 1 is written. The texts of errors are Go's, because peers and peop
 
 from __future__ import annotations
 
+import struct
 import zlib
 from collections.abc import Mapping
 from typing import Any, Final
@@ -25,7 +26,8 @@ METADATA_MAX: Final = 64
 
 JSON_V1, PROTOBUF_V2 = 1, 2
 _VERSIONS: Final = {JSON_V1: "json-v1", PROTOBUF_V2: "protobuf-v1"}
-_HEADER_BYTES = 5
+_HEADER = struct.Struct(">BI")
+_HEADER_BYTES = _HEADER.size
 
 TYPE, LEGACY_TYPE = "Bacalhau-Type", "Type"
 ENCODING, LEGACY_ENCODING = "Bacalhau-PayloadEncoding", "PayloadEncoding"
@@ -75,6 +77,7 @@ class _Body(msgspec.Struct):
 _encoder = msgspec.json.Encoder()
 _body_decoder = msgspec.json.Decoder(_Body)
 _decoders: dict[str, msgspec.json.Decoder[Any]] = {name: msgspec.json.Decoder(kind) for name, kind in TYPES.items()}
+_ESCAPED_BY_GO = b"<>&" + bytes(range(0x80, 0x100))  # or perhaps, of what is not ASCII
 _GO_ESCAPES = (
     (b"<", b"\\u003c"),
     (b">", b"\\u003e"),
@@ -119,7 +122,7 @@ def metadata(payload: Payload, *, source: str, now: int, seq: int | None = None,
 def encode(metadata_: Mapping[str, str], payload: Payload) -> bytes:
     """Return the envelope, version 1, byte for byte as Go writes it. Raises `UsageError` above `SENT_MAX_BYTES`."""
     body = _encoder.encode({"metadata": metadata_, "payload": payload})
-    if not body.isascii() or b"<" in body or b">" in body or b"&" in body:
+    if len(body.translate(None, _ESCAPED_BY_GO)) != len(body):  # the quickest way to ask
         for plain, escaped in _GO_ESCAPES:
             body = body.replace(plain, escaped)  # they are inside of strings: JSON has none of them outside
     if len(body) + _HEADER_BYTES > SENT_MAX_BYTES:
@@ -127,7 +130,7 @@ def encode(metadata_: Mapping[str, str], payload: Payload) -> bytes:
             f"a {NAMES[type(payload)]} message has {len(body)} bytes; the most that NATS carries is {SENT_MAX_BYTES}",
             hint="make the job's specification or its inline inputs smaller",
         )
-    return b"\x01" + zlib.crc32(body).to_bytes(4) + body
+    return _HEADER.pack(JSON_V1, zlib.crc32(body)) + body
 
 
 def decode(data: bytes) -> Envelope:
@@ -153,10 +156,10 @@ def decode(data: bytes) -> Envelope:
 def _body(data: bytes) -> _Body:
     if len(data) <= _HEADER_BYTES or len(data) > ACCEPTED_MAX_BYTES:
         raise _no_envelope(_wrong_size(data))
-    version, raw = data[0], data[_HEADER_BYTES:]
+    (version, checksum), raw = _HEADER.unpack_from(data), data[_HEADER_BYTES:]
     if version not in _VERSIONS:
         raise _no_envelope(f"unsupported encoding: 0x{version:02x}")
-    if zlib.crc32(raw) != int.from_bytes(data[1:_HEADER_BYTES]):
+    if zlib.crc32(raw) != checksum:
         raise _no_envelope("bad message: CRC check failed")
     try:
         if version == JSON_V1:
