@@ -1,8 +1,9 @@
 """The feed: what changed, as rows, a moment later. Many changes of one row within that moment are one.
 
-Only stored changes get here. The first change after a quiet moment leaves at once; the more there are, the longer the
-next ones gather. Ends, which somebody may await, gather apart and not for long. A row's `seq` is the number of the
-event that changed it last; `prev` is the `seq` of the row before it of this kind and namespace.
+Only stored changes get here. The first change after a quiet moment leaves after 10 ms, so that of a job which is over
+by then nothing but its end is told; the more changes there are, the longer the next ones gather. Ends, which somebody
+may await, gather apart and not for long; the first leaves at once. A row's `seq` is the number of the event that
+changed it last; `prev` is the `seq` of the row before it of this kind and namespace.
 """
 
 from __future__ import annotations
@@ -43,16 +44,21 @@ _ENCODE = msgspec.json.Encoder().encode
 
 
 class _Rows:
-    """Rows that gather. After each that leaves the next wait `row_ns` longer, up to `most_ns`.
+    """Rows that gather, the first for `least_ns`. After each that leaves the next wait `row_ns` more, up to `most_ns`.
 
     What a pause has saved up of that, up to `credit_ns`, they need not wait.
     """
 
-    def __init__(self, *, row_ns: int, most_ns: int, credit_ns: int = 0) -> None:
+    def __init__(self, *, least_ns: int = 0, row_ns: int, most_ns: int, credit_ns: int = 0) -> None:
         self.jobs: dict[int, tuple[int, JobState]] = {}
         self.executions: dict[int, tuple[int, ExecutionState]] = {}
-        self._row_ns, self._most_ns, self._credit_ns = row_ns, most_ns, credit_ns
+        self._least_ns, self._row_ns, self._most_ns, self._credit_ns = least_ns, row_ns, most_ns, credit_ns
         self._at = 0
+
+    def begin(self, now: int) -> None:
+        """Note that a row is about to come."""
+        if not self.jobs and not self.executions:
+            self._at = max(self._at, now + self._least_ns)
 
     def due(self) -> int | None:
         """Return when they leave; None: there are none."""
@@ -70,26 +76,28 @@ class Feed:
     """Gathers rows; `flush` makes messages of them."""
 
     def __init__(self) -> None:
-        self._live = _Rows(row_ns=5 * MILLI, most_ns=250 * MILLI)
+        self._live = _Rows(least_ns=10 * MILLI, row_ns=5 * MILLI, most_ns=250 * MILLI)
         self._ended = _Rows(row_ns=MILLI, most_ns=50 * MILLI, credit_ns=50 * MILLI)
         self._nodes: dict[str, int] = {}
         self._newest: dict[str, int] = {}  # `namespace/kind` → seq, the least recent first
         self._nodes_flushed_at = 0
         self._ticked_at = 0
 
-    def job(self, seq: int, job: JobState) -> None:
+    def job(self, seq: int, job: JobState, now: int) -> None:
         """Note that event `seq` has changed a job."""
         if job.state.terminal:
             self._live.jobs.pop(job.j, None)
             self._ended.jobs[job.j] = (seq, job)
         else:
             self._ended.jobs.pop(job.j, None)
+            self._live.begin(now)
             self._live.jobs[job.j] = (seq, job)
 
-    def execution(self, seq: int, execution: ExecutionState) -> None:
+    def execution(self, seq: int, execution: ExecutionState, now: int) -> None:
         """Note that event `seq` has changed an execution."""
         if execution.status.live:
             self._ended.executions.pop(execution.x, None)
+            self._live.begin(now)
             self._live.executions[execution.x] = (seq, execution)
         else:
             self._live.executions.pop(execution.x, None)

@@ -219,7 +219,7 @@ class Orchestrator:
         state, record = self.state, released.record
         outputs: list[OrchestratorOutput | Disconnect] = []
         if record is not None:
-            self._note_rows(state)
+            self._note_rows(state, now)
             outputs += self.effects.of_record(state, record, now)
             changed = project(state, record, released.data)
             for j in changed.forgotten_jobs:
@@ -231,13 +231,13 @@ class Orchestrator:
             outputs += self._answered(decided, now)
         self._out += self.link.take(merge_acks(outputs), now)
 
-    def _note_rows(self, state: State) -> None:
+    def _note_rows(self, state: State, now: int) -> None:
         dirty, feed = state.dirty, self.feed
         for j, seq in dirty.jobs.items():
-            feed.job(seq, state.jobs[j])
+            feed.job(seq, state.jobs[j], now)
         for x, seq in dirty.executions.items():
             execution = state.executions[x]
-            feed.execution(seq, execution)
+            feed.execution(seq, execution, now)
             feed.node(seq, execution.node)
         for node, seq in dirty.nodes.items():
             feed.node(seq, node)
