@@ -6,8 +6,10 @@ import hashlib
 import os
 import resource
 import signal
+import socket
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from bacalhau_engines.wasm import usage
@@ -23,6 +25,7 @@ from bacalhau_engines.wasm.wire import (
     ModuleFile,
     ModuleInfo,
     NotLoaded,
+    Report,
     Run,
     Started,
     frame,
@@ -127,6 +130,32 @@ def test_the_first_report_counts(tmp_path: Path) -> None:
     assert not recorder.killed
     assert [type(message) for message in recorder.sent] == [Started, Ended]
     assert recorder.end.kind == "exited"
+
+
+def test_a_worker_that_rests_has_nothing_to_say(tmp_path: Path) -> None:
+    """What it says unasked is the word of a guest that has taken it over: that is its end, and nobody's outcome."""
+    recorder = Recorder(tmp_path)
+    recorder.child.received(msgspec.msgpack.encode(Report(kind="exited", again=True)))
+    assert recorder.rests == [recorder.child]
+    assert not recorder.killed
+    recorder.child.received(msgspec.msgpack.encode(Report(kind="exited", again=True)))
+    assert recorder.killed
+    recorder.child.ended(signal.SIGKILL, USED)
+    assert recorder.end.kind == "exited", "there was one run, and one end"
+
+
+def test_a_worker_without_work_is_sent_away_and_then_ended(tmp_path: Path) -> None:
+    """It may not want to go."""
+    recorder = Recorder(tmp_path)
+    recorder.child.received(msgspec.msgpack.encode(Report(kind="exited", again=True)))
+    recorder.child.channel, theirs = socket.socketpair()
+    with recorder.child.channel, theirs:
+        again = recorder.child.look(100.0)
+        assert theirs.recv(1) == b"", "it reads that there is no more"
+        assert not recorder.killed
+        assert again is not None
+        assert recorder.child.look(again) is None
+        assert recorder.killed
 
 
 def test_a_run_that_writes_too_much_is_ended_and_cut(tmp_path: Path) -> None:

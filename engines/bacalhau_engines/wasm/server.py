@@ -273,14 +273,14 @@ class Server:
 
     def _hear(self, descriptor: int) -> None:
         speaking = self._children[descriptor]
+        if speaking in self._resting:  # it has ended, or is not to be trusted any more
+            self._resting.remove(speaking)
         if data := _read(speaking.channel):
             speaking.received(data)
             return
         del self._children[descriptor], self._planned[speaking]
         self._poll.unregister(descriptor)
         speaking.channel.close()
-        if speaking in self._resting:
-            self._resting.remove(speaking)
         _, status, used = os.wait4(speaking.pid, 0)  # its socket is closed: it is all but gone
         speaking.ended(status, used)
 
