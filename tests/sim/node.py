@@ -131,6 +131,7 @@ class Process:
         )
 
     def _load(self) -> tuple[ComputeState, Any]:
+        self.disk.log.reopen()
         state, chain = ComputeState(), self.disk.log.origin
         for _, data in self.disk.log.read(1):
             chain = chain.verify(data)

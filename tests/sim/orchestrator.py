@@ -79,6 +79,7 @@ class Process:
 
     def _restore(self) -> Restored:
         restored = Restored()
+        self.log.reopen()
         for _, data in self.log.read(1):
             self.rows.apply(restored.add(data))
         return restored

@@ -86,6 +86,20 @@ def test_a_crash_keeps_what_was_acknowledged() -> None:
     assert kept == {3, 4}
 
 
+def test_what_a_new_process_has_read_is_kept() -> None:
+    """Nobody knew that it was stored, but it was there after a crash and others have relied on it: the next one keeps it."""
+    for seed in range(40):
+        log = MemoryLog(Plan(seed))
+        chain = fill(log, 3)
+        log.plan = Plan(seed, {Fault.UNANSWERED: 1.0})
+        log.append(3, sealed(chain)[0])
+        log.crash()
+        log.reopen()
+        read = log.last()
+        log.crash()
+        assert log.last() == read
+
+
 def test_a_full_disk_refuses_until_there_is_space() -> None:
     """`full` is a switch that the simulator holds."""
     log = MemoryLog()

@@ -112,6 +112,10 @@ class MemoryLog:
             if expected <= self.last():
                 self._store(expected, record)
 
+    def reopen(self) -> None:
+        """Be opened by a new process: as in the real one, what it reads is on the disk for good before it is used."""
+        self._acknowledged = self.last()
+
     def crash(self) -> None:
         """Cut the power: late appends arrive or not, and of what was never acknowledged a part may be gone."""
         if self.plan.chance():
