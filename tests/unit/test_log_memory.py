@@ -87,7 +87,7 @@ def test_a_crash_keeps_what_was_acknowledged() -> None:
 
 
 def test_what_a_new_process_has_read_is_kept() -> None:
-    """Nobody knew that it was stored, but it was there after a crash and others have relied on it: the next one keeps it."""
+    """Nobody knew that it was stored, but it was there and others have relied on it: the next crash keeps it."""
     for seed in range(40):
         log = MemoryLog(Plan(seed))
         chain = fill(log, 3)
