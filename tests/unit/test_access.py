@@ -125,3 +125,16 @@ async def test_what_a_foreign_node_reported_is_kept(tmp_path: Path) -> None:
     kept = place.kept.get("e-1")
     assert kept is not None
     assert (kept.stdout, kept.stderr) == (b"first", b"err")
+
+
+@pytest.mark.parametrize("node", ["n-own", "n-gone"])
+async def test_what_our_own_node_reported_is_the_whole_log_unless_it_was_cut(tmp_path: Path, node: str) -> None:
+    """Then the node has sent the end besides, and the beginning must not take its place."""
+    place = Place(tmp_path)
+    await place.ask("logs", node, "wasm", output=RunOutput(stdout="begin", stdout_truncated=True))
+    assert place.kept.get("e-1") is None
+    await place.ask("logs", node, "wasm", output=RunOutput(stdout="all"))
+
+    kept = place.kept.get("e-1")
+    assert kept is not None
+    assert kept.stdout == b"all"

@@ -77,6 +77,26 @@ async def test_output_is_laid_out_as_bacalhau_does(pair: Pair) -> None:
     assert layout.read_outcome(site.root / "e-1", 1) is not None
 
 
+@pytest.mark.parametrize(
+    ("params", "sent"),
+    [
+        ({"Stdout": "short", "Stderr": "and sweet"}, False),
+        ({"Stdout": "x" * 3000}, True),
+        ({"Stdout": "short", "Fail": "on purpose"}, True),
+    ],
+    ids=["all of it is in the report", "too long for the report", "the report of a failure has none"],
+)
+async def test_the_end_of_a_log_travels_once(pair: Pair, params: dict[str, Any], sent: bool) -> None:
+    """With the report, if that holds all of it; else beside it."""
+    _, orchestrator = pair
+    await orchestrator.run(noop(**params))
+    await orchestrator.run(noop(2, Stdout="y" * 3000))
+    await wait_until(
+        lambda: [tail for tail in orchestrator.tails if tail.execution_id == "e-2"], what="the second came"
+    )
+    assert [tail.execution_id for tail in orchestrator.tails] == (["e-1", "e-2"] if sent else ["e-2"])
+
+
 async def test_a_publisher_of_the_job_is_used(pair: Pair) -> None:
     """`local` gives a URL."""
     _, orchestrator = pair

@@ -66,6 +66,13 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
     stdout: Tail = Tail()
     stderr: Tail = Tail()
 
+    @property
+    def told_whole(self) -> bool:
+        """Whether the report of the run holds all that it wrote, to the byte. That of a failed run holds nothing."""
+        output, whole = self.output, not (self.output.stdout_truncated or self.output.stderr_truncated)
+        said = output.stdout.encode(), output.stderr.encode()
+        return whole and not self.record.outcome.failed and said == (self.stdout.data, self.stderr.data)
+
 
 def is_absent(execution_dir: Path) -> bool:
     """Whether nothing of an execution is on disk."""

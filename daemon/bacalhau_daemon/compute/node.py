@@ -260,7 +260,7 @@ class Node:
     def _tail(self, execution_id: str, ending: Ending) -> None:
         if ending.bare and self.serving is not None:
             self.serving.ended_bare(execution_id, ending.record)
-        if self.machine.own and (ending.stdout.data or ending.stderr.data):
+        if self.machine.own and (ending.stdout.data or ending.stderr.data) and not ending.told_whole:
             kept = m.KeptLog(
                 stdout=ending.stdout.data,
                 stderr=ending.stderr.data,

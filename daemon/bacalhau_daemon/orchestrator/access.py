@@ -70,9 +70,9 @@ class Accesses:
             served = foreign and engine in FOREIGN_ENGINES_WITH_LOGS
             if served:
                 await self._foreign_logs.serve(execution.node_id)
-            if foreign:
-                await self._keep_reported(execution)
             page.append(self._access(user, execution, now, served=served))
+        if reported := [tail for execution in executions if (tail := self._reported(execution)) is not None]:
+            await asyncio.to_thread(self._kept_logs.put_missing, reported)
         return AccessPage(job_id=job.id, state=job.state.state_type, executions=page)
 
     async def results(self, user: str, request: TicketRequest, now: int) -> AccessPage:
@@ -101,16 +101,18 @@ class Accesses:
                 break
         return found[:EXECUTIONS_MAX]
 
-    async def _keep_reported(self, execution: Execution) -> None:
-        """Keep the output that a foreign node has reported: it may be all that there will ever be of the log."""
+    def _reported(self, execution: Execution) -> LogTail | None:
+        """Return what a node has said of a log with its report, if that is all there will ever be.
+
+        Our own nodes send the end of the log besides when it does not fit into the report.
+        """
         output = execution.run_output
         if output is None or not (output.stdout or output.stderr):
-            return
-        kept = LogTail(
-            execution_id=execution.id, log=KeptLog(stdout=output.stdout.encode(), stderr=output.stderr.encode())
-        )
-        if await asyncio.to_thread(self._kept_logs.get, execution.id) is None:
-            await asyncio.to_thread(self._kept_logs.put, msgspec.json.encode(kept))
+            return None
+        if not self._is_foreign(execution.node_id) and (output.stdout_truncated or output.stderr_truncated):
+            return None
+        kept = KeptLog(stdout=output.stdout.encode(), stderr=output.stderr.encode())
+        return LogTail(execution_id=execution.id, log=kept)
 
     def _access(self, user: str, execution: Execution, now: int, *, served: bool) -> Access:
         """Make one line. `served`: the orchestrator itself opens the log."""
