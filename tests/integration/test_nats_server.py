@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 import trustme
 
@@ -45,6 +46,19 @@ async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
         yield made
     finally:
         await made.stop()
+
+
+@pytest.mark.parametrize("said", ["", "7"], ids=["by default", "as the environment says"])
+async def test_it_leaves_half_of_the_cpus_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    """But at least one is its own, and who runs the daemon has the last word."""
+    monkeypatch.setenv("GOMAXPROCS", said)
+    server = NatsServer(settings(tmp_path / "nats"))
+    await server.start()
+    try:
+        used = psutil.Process(server.pid).environ()["GOMAXPROCS"]
+    finally:
+        await server.stop()
+    assert used == (said or str(max(1, len(os.sched_getaffinity(0)) // 2)))
 
 
 async def test_its_configuration_is_private(server: NatsServer, tmp_path: Path) -> None:

@@ -119,6 +119,7 @@ class NatsServer:
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
             pass_fds=fds,
+            env={**os.environ, "GOMAXPROCS": os.environ.get("GOMAXPROCS") or str(cpus_for_it())},
             preexec_fn=_die_with(os.getpid()),
             start_new_session=True,  # Ctrl-C is for us: the server goes last
         )
@@ -249,6 +250,14 @@ class NatsServer:
         if settings.tls_cert:
             config["tls"] = {"cert_file": settings.tls_cert, "key_file": settings.tls_key, "timeout": AUTH_TIMEOUT_S}
         return config
+
+
+def cpus_for_it() -> int:
+    """Return how many CPUs the server may use at once: half of ours, for it shares them with those whom it serves.
+
+    On two CPUs that costs a job a tenth less processor time: threads that look for work wake nobody (0024).
+    """
+    return max(1, len(os.sched_getaffinity(0)) // 2)
 
 
 def find_server() -> str:
