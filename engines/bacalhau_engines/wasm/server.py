@@ -244,9 +244,10 @@ class Server:
 
     def _compiled(self, answer: Loaded | NotLoaded) -> None:
         self._loader.answered(answer)
-        self._generation += 1
-        while self._resting:
-            self._resting.pop().dismiss()
+        if isinstance(answer, Loaded):
+            self._generation += 1
+            while self._resting:
+                self._resting.pop().dismiss()
         gc.collect()
         self._around = msgspec.structs.replace(
             self._around, writable_bytes=confine.writable_bytes(), resident_bytes=confine.resident_bytes()
