@@ -73,15 +73,21 @@ def test_a_late_record_arrives_by_itself() -> None:
     assert log.last() == 1
 
 
+def crashed_in_doubt(seed: int) -> MemoryLog:
+    """Three records, then one whose append was never answered, then a crash."""
+    log = MemoryLog(Plan(seed))
+    chain = fill(log, 3)
+    log.plan = Plan(seed, {Fault.UNANSWERED: 1.0})
+    log.append(3, sealed(chain)[0])
+    log.crash()
+    return log
+
+
 def test_a_crash_keeps_what_was_acknowledged() -> None:
     """Of the rest a part may be gone, never from the middle."""
     kept = set()
     for seed in range(40):
-        log = MemoryLog(Plan(seed))
-        chain = fill(log, 3)
-        log.plan = Plan(seed, {Fault.UNANSWERED: 1.0})
-        log.append(3, sealed(chain)[0])
-        log.crash()
+        log = crashed_in_doubt(seed)
         kept.add(log.last())
     assert kept == {3, 4}
 
@@ -89,11 +95,7 @@ def test_a_crash_keeps_what_was_acknowledged() -> None:
 def test_what_a_new_process_has_read_is_kept() -> None:
     """Nobody knew that it was stored, but it was there and others have relied on it: the next crash keeps it."""
     for seed in range(40):
-        log = MemoryLog(Plan(seed))
-        chain = fill(log, 3)
-        log.plan = Plan(seed, {Fault.UNANSWERED: 1.0})
-        log.append(3, sealed(chain)[0])
-        log.crash()
+        log = crashed_in_doubt(seed)
         log.reopen()
         read = log.last()
         log.crash()
