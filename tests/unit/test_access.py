@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from bacalhau_daemon.orchestrator.access import Accesses
@@ -12,7 +13,16 @@ from bacalhau_daemon.orchestrator.foreign_logs import ForeignLogs
 from bacalhau_daemon.orchestrator.kept_logs import KeptLogs
 from bacalhau_daemon.query.service import Query
 from bacalhau_protocol import errors
-from bacalhau_protocol.api.messages import Access, ExecutionPage, JobFull, JobRef, TicketRequest
+from bacalhau_protocol.api.messages import (
+    Access,
+    ExecutionPage,
+    JobFull,
+    JobRef,
+    KeptLog,
+    KeptLogQuery,
+    LogTail,
+    TicketRequest,
+)
 from bacalhau_protocol.api.tokens import TicketSigner, check_ticket
 from bacalhau_protocol.models.execution import Execution, RunOutput
 from bacalhau_protocol.models.job import Job, SpecConfig, Task
@@ -116,25 +126,30 @@ async def test_who_asks_for_a_foreign_log_is_answered_by_the_orchestrator(tmp_pa
     assert (await place.alice.request(subject, b"{", timeout_s=5)).headers is not None
 
 
-async def test_what_a_foreign_node_reported_is_kept(tmp_path: Path) -> None:
-    """It may be all that there is of the log; what is kept already is not replaced by it."""
+async def test_what_a_node_reported_stands_for_a_log_that_was_not_kept(tmp_path: Path) -> None:
+    """It is in the history. Of a foreign node it may be all that there is; what was kept goes before it."""
     place = Place(tmp_path)
-    for text in ("first", "second"):
-        await place.ask("logs", "n-go", "wasm", output=RunOutput(stdout=text, stderr="err", exit_code=-1))
+    output = RunOutput(stdout="said", stdout_truncated=True, stderr="err", exit_code=-1)
+    accesses = place.accesses("n-go", "wasm", output=output)
+    found = await accesses.kept_log(KeptLogQuery(execution="e-1", job="j-1"))
+    assert (found.stdout, found.stderr) == (b"said", b"err")
 
-    kept = place.kept.get("e-1")
-    assert kept is not None
-    assert (kept.stdout, kept.stderr) == (b"first", b"err")
+    place.kept.put(msgspec.json.encode(LogTail(execution_id="e-1", log=KeptLog(stdout=b"kept"))))
+    assert (await accesses.kept_log(KeptLogQuery(execution="e-1", job="j-1"))).stdout == b"kept"
 
 
 @pytest.mark.parametrize("node", ["n-own", "n-gone"])
 async def test_what_our_own_node_reported_is_the_whole_log_unless_it_was_cut(tmp_path: Path, node: str) -> None:
     """Then the node has sent the end besides, and the beginning must not take its place."""
     place = Place(tmp_path)
-    await place.ask("logs", node, "wasm", output=RunOutput(stdout="begin", stdout_truncated=True))
-    assert place.kept.get("e-1") is None
-    await place.ask("logs", node, "wasm", output=RunOutput(stdout="all"))
-
-    kept = place.kept.get("e-1")
-    assert kept is not None
-    assert kept.stdout == b"all"
+    query = KeptLogQuery(execution="e-1", job="j-1")
+    whole = place.accesses(node, "wasm", output=RunOutput(stdout="all"))
+    assert (await whole.kept_log(query)).stdout == b"all"
+    for other in (
+        place.accesses(node, "wasm", output=RunOutput(stdout="begin", stdout_truncated=True)),
+        place.accesses(node, "wasm"),
+    ):
+        with pytest.raises(errors.NotFound, match="no log of execution 'e-1' was kept"):
+            await other.kept_log(query)
+    with pytest.raises(errors.NotFound):
+        await whole.kept_log(KeptLogQuery(execution="e-2", job="j-1"))

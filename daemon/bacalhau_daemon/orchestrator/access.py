@@ -15,7 +15,7 @@ from bacalhau_daemon.orchestrator.foreign_logs import ForeignLogs
 from bacalhau_daemon.orchestrator.kept_logs import KeptLogs
 from bacalhau_daemon.query.service import Query
 from bacalhau_protocol import errors
-from bacalhau_protocol.api.messages import Access, AccessPage, JobRef, KeptLog, LogTail, TicketRequest
+from bacalhau_protocol.api.messages import Access, AccessPage, JobRef, KeptLog, KeptLogQuery, TicketRequest
 from bacalhau_protocol.api.tokens import TICKET_TTL_S, Ticket, TicketSigner
 from bacalhau_protocol.models.execution import Execution
 from bacalhau_protocol.models.job import Job
@@ -71,8 +71,6 @@ class Accesses:
             if served:
                 await self._foreign_logs.serve(execution.node_id)
             page.append(self._access(user, execution, now, served=served))
-        if reported := [tail for execution in executions if (tail := self._reported(execution)) is not None]:
-            await asyncio.to_thread(self._kept_logs.put_missing, reported)
         return AccessPage(job_id=job.id, state=job.state.state_type, executions=page)
 
     async def results(self, user: str, request: TicketRequest, now: int) -> AccessPage:
@@ -80,6 +78,38 @@ class Accesses:
         job, executions = await self._find(request)
         page = [self._access(user, execution, now, served=False) for execution in executions]
         return AccessPage(job_id=job.id, state=job.state.state_type, executions=page)
+
+    async def kept_log(self, query: KeptLogQuery) -> KeptLog:
+        """Return what is known of a log without its node: what was kept, or else what the report of the run holds.
+
+        Raises
+        ------
+        NotFound
+            when there is neither.
+        """
+        kept = await asyncio.to_thread(self._kept_logs.get, query.execution)
+        if kept is None and query.job:
+            request = TicketRequest(job=query.job, namespace=query.namespace, execution=query.execution)
+            found = [one for one in await self._executions(query.job, request) if one.id == query.execution]
+            kept = self._reported(found[0]) if found else None
+        if kept is None:
+            raise errors.NotFound(
+                f"no log of execution {query.execution!r} was kept",
+                hint="the end of a log is kept when its execution has ended; the oldest make room for new ones",
+            )
+        return kept
+
+    def _reported(self, execution: Execution) -> KeptLog | None:
+        """Return what a node has said of a log with its report, if that is all there will ever be.
+
+        Our own nodes send the end of the log besides when it does not fit into the report.
+        """
+        output = execution.run_output
+        if output is None or not (output.stdout or output.stderr):
+            return None
+        if not self._is_foreign(execution.node_id) and (output.stdout_truncated or output.stderr_truncated):
+            return None
+        return KeptLog(stdout=output.stdout.encode(), stderr=output.stderr.encode())
 
     async def _find(self, request: TicketRequest) -> tuple[Job, list[Execution]]:
         job = (await self._query.job(JobRef(job=request.job, namespace=request.namespace))).job
@@ -100,19 +130,6 @@ class Accesses:
             if not page:
                 break
         return found[:EXECUTIONS_MAX]
-
-    def _reported(self, execution: Execution) -> LogTail | None:
-        """Return what a node has said of a log with its report, if that is all there will ever be.
-
-        Our own nodes send the end of the log besides when it does not fit into the report.
-        """
-        output = execution.run_output
-        if output is None or not (output.stdout or output.stderr):
-            return None
-        if not self._is_foreign(execution.node_id) and (output.stdout_truncated or output.stderr_truncated):
-            return None
-        kept = KeptLog(stdout=output.stdout.encode(), stderr=output.stderr.encode())
-        return LogTail(execution_id=execution.id, log=kept)
 
     def _access(self, user: str, execution: Execution, now: int, *, served: bool) -> Access:
         """Make one line. `served`: the orchestrator itself opens the log."""

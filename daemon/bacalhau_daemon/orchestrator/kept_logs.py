@@ -1,6 +1,6 @@
 """The last part of each execution's log, kept by the orchestrator so that it survives the node.
 
-What is short travels with the report of the run, is in the history, and is put here when somebody asks.
+What is short travels with the report of the run, is in the history, and is not here (`Accesses.kept_log`).
 
 Apart from the log of records: losing it loses no job. Bounded: at most 64 kB per execution, and in all as many bytes
 as the settings say; the oldest go first. Blocking: call it in a thread.
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -64,12 +63,6 @@ class KeptLogs:
             self._total += len(log)
             while self._total > self._total_max:
                 self._forget("seq = (SELECT min(seq) FROM tail)")
-
-    def put_missing(self, tails: Iterable[LogTail]) -> None:
-        """Keep those of executions of which nothing is kept."""
-        for tail in tails:
-            if self.get(tail.execution_id) is None:
-                self.put(msgspec.json.encode(tail))
 
     def _forget(self, which: str, *values: str) -> None:
         for (size,) in self._db.execute(f"DELETE FROM tail WHERE {which} RETURNING size", values).fetchall():  # noqa: S608  # our own words

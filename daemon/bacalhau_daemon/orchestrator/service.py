@@ -255,7 +255,7 @@ class OrchestratorService:
             foreign_logs=foreign_logs,
             kept_logs=self._kept_logs,
         )
-        serving = Serving(driver, self._query, accesses, self._kept_logs)
+        serving = Serving(driver, self._query, accesses)
         served = Endpoint(bus, self._role_of, serving.serve, micro.stats)
         for subject in machine.subscriptions:
             await bus.subscribe(subject, driver.received)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
@@ -12,7 +11,6 @@ from bacalhau_daemon.core.requests import Request
 from bacalhau_daemon.orchestrator.access import Accesses
 from bacalhau_daemon.orchestrator.driver import Driver
 from bacalhau_daemon.orchestrator.endpoint import Call, Result
-from bacalhau_daemon.orchestrator.kept_logs import KeptLogs
 from bacalhau_daemon.query.service import Query
 from bacalhau_protocol import errors
 from bacalhau_protocol.api import messages as api
@@ -25,9 +23,9 @@ Read = Callable[[Call], Awaitable[api.Body]]
 class Serving:
     """What the endpoint calls."""
 
-    def __init__(self, driver: Driver, query: Query, accesses: Accesses, kept_logs: KeptLogs) -> None:
+    def __init__(self, driver: Driver, query: Query, accesses: Accesses) -> None:
         self._driver, self._query = driver, query
-        self._accesses, self._kept_logs = accesses, kept_logs
+        self._accesses = accesses
         self._reads: dict[str, Read] = {
             "job.list": self._jobs,
             "job.get": self._job,
@@ -105,10 +103,4 @@ class Serving:
 
     async def _kept_log(self, call: Call) -> api.Body:
         assert isinstance(call.body, api.KeptLogQuery)
-        kept = await asyncio.to_thread(self._kept_logs.get, call.body.execution)
-        if kept is None:
-            raise errors.NotFound(
-                f"no log of execution {call.body.execution!r} was kept",
-                hint="the end of a log is kept when its execution has ended; the oldest make room for new ones",
-            )
-        return kept
+        return await self._accesses.kept_log(call.body)

@@ -228,7 +228,9 @@ class AccessPage(Body, frozen=True, kw_only=True):
 class KeptLogQuery(Body, frozen=True, kw_only=True):
     """`job.keptlog`: the last 64 kB of an execution's log as the orchestrator kept them; survives the node."""
 
-    execution: str
+    execution: str  # its whole id
+    job: str = ""  # a short log is found in the history of its job
+    namespace: str = "default"
 
 
 class KeptLog(Body, frozen=True, kw_only=True):

@@ -194,9 +194,10 @@ class Client:
             "job.results", m.TicketRequest(job=job, namespace=namespace, execution=execution), m.AccessPage
         )
 
-    async def kept_log(self, execution: str) -> m.KeptLog:
+    async def kept_log(self, job: str, execution: str, *, namespace: str = "default") -> m.KeptLog:
         """Return the end of an execution's log that the orchestrator kept; it survives the node."""
-        return await self.read("job.keptlog", m.KeptLogQuery(execution=execution), m.KeptLog)
+        query = m.KeptLogQuery(execution=execution, job=job, namespace=namespace)
+        return await self.read("job.keptlog", query, m.KeptLog)
 
     # ── nodes and cluster ─────────────────────────────────────────────────────────────────────────────────────────
 

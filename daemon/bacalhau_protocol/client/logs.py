@@ -290,7 +290,7 @@ class _Reader:
     async def _read_kept(self, why: errors.BacalhauError) -> None:
         """Pass on what the orchestrator kept beyond what we have."""
         try:
-            kept = await self._client.kept_log(self._row.id)
+            kept = await self._client.kept_log(self._job, self._row.id, namespace=self._merged.namespace)
         except errors.NotFound:
             await self._note(f"its log is not to be had: {why.message}")
             return
