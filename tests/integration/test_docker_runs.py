@@ -106,8 +106,11 @@ async def test_the_image_is_recorded(tmp_path: Path) -> None:
 async def test_what_it_used_is_recorded(tmp_path: Path) -> None:
     """Of a run that is long enough to be looked at: processor time and the peak of its memory."""
     async with docker_engine(tmp_path) as engine:
-        run = run_request(tmp_path, shell("end=$(($(date +%s) + 3)); while [ $(date +%s) -lt $end ]; do :; done"))
-        outcome = await perform(engine, run)
+        run = run_request(tmp_path, shell("while [ ! -e /out/enough ]; do :; done"))
+        running = asyncio.create_task(perform(engine, run))
+        await wait_until(lambda: any(one.usage.cpu_seconds for one in engine._active.values()), what="it is looked at")
+        (run.results_dir / "out" / "enough").touch()
+        outcome = await running
     assert outcome.cpu_seconds > 0
     assert 0 < outcome.memory_peak_bytes <= 64 * 1024**2
 
