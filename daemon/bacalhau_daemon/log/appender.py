@@ -17,7 +17,7 @@ from typing import TypeVar
 from bacalhau_daemon.log.base import Log, Outcome
 from bacalhau_daemon.log.pace import Pace
 
-QUICK_BYTES = 16 * 1024  # a larger record takes longer, and there is more to read meanwhile
+QUICK_BYTES = 256 * 1024  # a larger record takes longer, and there is more to read meanwhile
 
 T = TypeVar("T")
 Then = Callable[[], None]

@@ -37,7 +37,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Of one session."""
 
     queued_max: int = 100_000  # unconfirmed messages; more means that the peer does not take them
-    in_flight_max: int = 64
+    in_flight_max: int = 256  # fewer, and both ends wait for each other
     in_flight_max_bytes: int = 8 * 1024 * 1024  # a server cuts off who has 64 MiB pending
     unpersisted_max: int = 1000  # messages with the owner; more are left for the peer to repeat
     nacks_max: int = 3  # a message refused so often is given up
