@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -339,6 +340,28 @@ async def test_a_stream_over_its_limit_ends_the_run(pair: Pair, monkeypatch: pyt
     assert report.events
     assert report.events[0].message == "stdout is larger than 1000 bytes"
     assert (site.root / "e-1/results/stdout").stat().st_size == 1000
+
+
+@pytest.mark.parametrize("phase", [runner.PREPARING, runner.PUBLISHING])
+async def test_preparing_and_publishing_have_a_limit(pair: Pair, monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
+    """What hangs there ends the execution with words, and the next one runs."""
+    site, orchestrator = pair
+
+    async def hangs(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    member = (
+        site.plugins.engines.members["noop"] if phase == runner.PREPARING else site.plugins.publishers.members["nats"]
+    )
+    with monkeypatch.context() as patched:
+        patched.setattr(runner, "GUARD_S", 0.02)
+        patched.setitem(runner.LIMITS_S, phase, 0.1)
+        patched.setattr(member, "prepare" if phase == runner.PREPARING else "publish", hangs)
+        report = await orchestrator.run(noop(1))
+    assert isinstance(report, ncl.ComputeError)
+    assert report.events is not None
+    assert f"{phase} took longer than 0.1 s" in report.events[0].message
+    assert isinstance(await orchestrator.run(noop(2)), ncl.RunResult)
 
 
 async def test_an_engine_that_does_not_let_go_is_left(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,10 +73,20 @@ def test_what_was_sealed_decodes_equal(text: str, number: int) -> None:
     assert b"\n" not in data
 
 
+@given(st.lists(st.text(), min_size=1))
+def test_events_that_are_encoded_beforehand_make_the_same_record(texts: list[str]) -> None:
+    """Byte for byte."""
+    events = [Ended(how=text, code=1) for text in texts]
+    named: dict[str, Any] = {"cluster": "c", "term": 1, "at": 5, "cause": "test", "by": "n"}
+    assert CODEC.seal(Chain(), events, **named) == CODEC.seal(
+        Chain(), events, **named, encoded=map(CODEC.encode_event, events)
+    )
+
+
 def test_the_size_of_a_record_is_the_sum_of_its_events_sizes() -> None:
-    """`size` is what an event adds, so that a batch can stop before the limit."""
+    """So that a batch can stop before the limit."""
     one, two = Planned(1), Ended(how="x", code=2)
-    assert len(record_of(one, two)) - len(record_of(one)) == CODEC.size(two)
+    assert len(record_of(one, two)) - len(record_of(one)) == len(CODEC.encode_event(two)) + 1
 
 
 def test_old_events_are_upgraded_step_by_step() -> None:

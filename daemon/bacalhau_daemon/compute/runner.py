@@ -36,11 +36,11 @@ from bacalhau_protocol.models.job import Job, SpecConfig
 from bacalhau_protocol.plugins import Ability, Engine, Outcome, OutcomeKind, PreparedInput, RunRequest
 
 PREPARING, RUNNING, PUBLISHING = "Preparing", "Running", "Publishing"
-PREPARE_LIMIT_S, PUBLISH_LIMIT_S = 6 * 3600.0, 6 * 3600.0
+LIMITS_S = {PREPARING: 6 * 3600.0, PUBLISHING: 6 * 3600.0}  # that of Running is the job's
 CANCEL_GRACE_S, CANCEL_REPEAT_S = 5.0, 1.0
 CANCEL_GIVE_UP_S = 20.0  # then the task that waits for the engine is cancelled
 TIMEOUT_SLACK_S = 5.0  # engines enforce the time-out themselves and get so much to do it
-GUARD_S = 5.0  # between looks at a run's streams
+GUARD_S = 5.0  # between looks at all runs: whether they keep their limits
 PROGRESS_S = 0.25
 NATS = "nats"
 
@@ -84,11 +84,14 @@ class Run:
         self.job: Job = action.execution.job
         self.task: asyncio.Task[RunEnded] | None = None
         self.phases: list[Phase] = []
+        self.entered_s = 0.0  # when the last of them began, by a clock that never jumps
         self.prepared: list[tuple[str, PreparedInput]] = []  # with the kind of their storage
         self.cancelled = False
         self.engine: Engine | None = None  # while it runs
+        self.request: RunRequest | None = None  # what the engine got
         self.stopping: asyncio.Task[None] | None = None
         self.limit: Outcome | None = None  # why we stopped it, if the engine does not say
+        self.overdue = ""  # why we gave up preparing or publishing
         self.left_behind: Engine | None = None  # it keeps something of the run until it is told that the end is on disk
         self.let_go = False  # we end, the run goes on without us
 
@@ -116,6 +119,7 @@ class Runner:
         self.env_allowed, self.environ = env_allowed, environ or {}
         self.disk = Disk()
         self._runs: dict[str, Run] = {}
+        self._guard: asyncio.TimerHandle | None = None
         self._stopped = False
 
     def __contains__(self, execution_id: str) -> bool:
@@ -131,6 +135,8 @@ class Runner:
         run = Run(action, self.root)
         assert run.id not in self._runs, "the machine starts an execution once"
         self._runs[run.id] = run
+        if self._guard is None:
+            self._guard = asyncio.get_running_loop().call_later(GUARD_S, self._look)
         run.task = asyncio.create_task(self._supervise(run), name=f"execution {run.id}")
         run.task.add_done_callback(lambda task: self._over(run, task))
 
@@ -181,6 +187,8 @@ class Runner:
         try:
             return await self._run(run)
         except asyncio.CancelledError:
+            if run.overdue and not run.cancelled:
+                return _failed(run, compute_reports.failure(errors.NodeFailed(run.overdue), _TOPICS[run.phase]))
             run.let_go = self._stopped and not run.cancelled
             return RunEnded(id=run.id, attempt=run.action.attempt, cancelled=True, phases=tuple(run.phases))
         except errors.BacalhauError as error:
@@ -245,39 +253,18 @@ class Runner:
 
     async def _prepare(self, run: Run, engine: Engine, ability: Ability) -> RunRequest:
         self.enter(run, PREPARING)
-        try:
-            async with asyncio.timeout(PREPARE_LIMIT_S):
-                return await preparing.prepare(self, run, engine, ability)
-        except TimeoutError as error:
-            raise errors.NodeFailed(f"preparing took longer than {PREPARE_LIMIT_S:g} s") from error
+        return await preparing.prepare(self, run, engine, ability)
 
     async def _execute(self, run: Run, engine: Engine, request: RunRequest) -> Outcome:
-        guard: asyncio.TimerHandle | None = None
-        loop = asyncio.get_running_loop()
-
-        def started() -> None:
-            nonlocal guard
-            self.enter(run, RUNNING)
-            guard = loop.call_later(GUARD_S, look, loop.time())
-
-        def look(began: float) -> None:
-            nonlocal guard
-            if run.limit is None and (limit := _over_limit(request, loop.time() - began)) is not None:
-                run.limit = limit
-                self._stop_engine(run, engine)
-            guard = loop.call_later(GUARD_S, look, began)
-
-        run.engine = engine
+        run.engine, run.request = engine, request
         try:
-            outcome = await engine.run(request, started)
+            outcome = await engine.run(request, lambda: self.enter(run, RUNNING))
         except asyncio.CancelledError:
             if run.limit is None or run.cancelled:
                 raise
             outcome = run.limit  # the engine did not react; the run is killed
         finally:
             run.engine = None
-            if guard is not None:
-                guard.cancel()
         if run.limit is not None and outcome.kind is OutcomeKind.CANCELLED:
             limit = run.limit
             return structs.replace(outcome, kind=limit.kind, message=limit.message, hint=limit.hint)
@@ -315,17 +302,36 @@ class Runner:
             config = SpecConfig(type=NATS)
         self.enter(run, PUBLISHING)
         publisher = self.plugins.publishers.get(config)
-        try:
-            async with asyncio.timeout(PUBLISH_LIMIT_S):
-                return (await publisher.publish(request, self.progress(run))).result
-        except TimeoutError as error:
-            raise errors.NodeFailed(f"publishing took longer than {PUBLISH_LIMIT_S:g} s") from error
+        return (await publisher.publish(request, self.progress(run))).result
+
+    # ── limits ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _look(self) -> None:
+        """Look whether all runs keep their limits, and again later while there are any."""
+        self._guard = asyncio.get_running_loop().call_later(GUARD_S, self._look) if self._runs else None
+        now = time.monotonic()
+        for run in self._runs.values():
+            if run.phases:
+                self._look_at(run, now - run.entered_s)
+
+    def _look_at(self, run: Run, took_s: float) -> None:
+        """Stop a run that has been in its phase for so long, if that is over a limit."""
+        limit_s = LIMITS_S.get(run.phase)
+        if limit_s is not None:
+            if took_s > limit_s and not run.overdue and run.task is not None:
+                run.overdue = f"{run.phase} took longer than {limit_s:g} s"
+                run.task.cancel()
+        elif run.engine is not None and run.request is not None and run.limit is None:
+            run.limit = _over_limit(run.request, took_s)
+            if run.limit is not None:
+                self._stop_engine(run, run.engine)
 
     # ── phases ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def enter(self, run: Run, phase: str) -> None:
         """Note that a phase begins."""
         run.phases.append(Phase(phase, time.time_ns()))
+        run.entered_s = time.monotonic()
         self.listener.progressed(Progressed(run.id, run.job.id, phase, run.phases[-1].at))
 
     def progress(self, run: Run) -> Callable[[str, int, int], None]:

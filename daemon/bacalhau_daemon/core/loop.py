@@ -219,6 +219,7 @@ class Loop(Generic[S, I, E]):
         now = self._at = max(now, self._at)  # a clock that jumps back never shows in the log
         decided: list[Decided[I]] = []
         events: list[E] = []
+        encoded: list[bytes] = []
         size, count = 0, 0
         woken_too, self._offered_only = not (self._offered_only and self._queue), False
         while count < BATCH_INPUTS_MAX and size < RECORD_BYTES_MAX and (self._queue or (woken_too and self._woken)):
@@ -236,8 +237,9 @@ class Loop(Generic[S, I, E]):
                 self._abandon(decided, self._park(item, error, now))
                 return
             for event in decision.events:
-                size += self.codec.size(event)
-        self._send(events, decided, now)
+                encoded.append(self.codec.encode_event(event))
+                size += len(encoded[-1]) + 1
+        self._send(events, encoded, decided, now)
 
     def _pop_woken(self) -> I:
         item = next(iter(self._woken))
@@ -258,12 +260,19 @@ class Loop(Generic[S, I, E]):
         self.parked_count += 1
         return errors.Internal(f"this could not be decided: {why}", place=what, hint="please report this bug")
 
-    def _send(self, events: list[E], decided: list[Decided[I]], now: int) -> None:
+    def _send(self, events: list[E], encoded: list[bytes], decided: list[Decided[I]], now: int) -> None:
         if not events:
             self._out.append(Released(None, b"", decided))
             return
         record, data, after = self.codec.seal(
-            self.chain, events, cluster=self.cluster, term=self.term, at=now, cause=_cause(decided), by=self.by
+            self.chain,
+            events,
+            cluster=self.cluster,
+            term=self.term,
+            at=now,
+            cause=_cause(decided),
+            by=self.by,
+            encoded=encoded,
         )
         self._flight = _Flight(record, data, after, decided)
         self._out.append(Append(record.n - 1, data))

@@ -177,9 +177,21 @@ class Codec(Generic[E]):
         self._encoder = msgspec.json.Encoder()
 
     def seal(
-        self, chain: Chain, events: Iterable[E], *, cluster: str, term: int, at: int, cause: str, by: str
+        self,
+        chain: Chain,
+        events: Iterable[E],
+        *,
+        cluster: str,
+        term: int,
+        at: int,
+        cause: str,
+        by: str,
+        encoded: Iterable[bytes] | None = None,
     ) -> tuple[Record[E], bytes, Chain]:
-        """Make the record that follows `chain`: the record, its bytes, and where the log will stand after it."""
+        """Make the record that follows `chain`: the record, its bytes, and where the log will stand after it.
+
+        `encoded` are the bytes of each event, if there are any yet (`encode_event`).
+        """
         record: Record[E] = Record(
             v=self.vocabulary,
             min_reader=self.min_reader,
@@ -195,16 +207,16 @@ class Codec(Generic[E]):
         )
         assert record.events, "a record has at least one event"
         assert chain.cluster in {"", cluster}, "a log belongs to one cluster"
-        data = self._encoder.encode(record)
+        data = self._encoder.encode(record if encoded is None else _with_bytes(record, encoded))
         return record, data, Chain(cluster, record.n, digest(data), record.last_event)
 
     def encode(self, record: Record[E]) -> bytes:
         """Return a record's bytes."""
         return self._encoder.encode(record)
 
-    def size(self, event: E) -> int:
-        """Return what an event adds to a record, in bytes."""
-        return len(self._encoder.encode(event)) + 1
+    def encode_event(self, event: E) -> bytes:
+        """Return an event's bytes in a record; it grows by them and a comma."""
+        return self._encoder.encode(event)
 
     def decode(self, data: bytes) -> Record[E]:
         """Read a record; events of older versions come out upgraded.
@@ -256,6 +268,10 @@ class Codec(Generic[E]):
             if upgrade is None:
                 raise LogTooNew(f"event type {kind!r} version {number} is not known", place=place, hint=NEWER)
             event = upgrade(event)
+
+
+def _with_bytes(record: Record[Any], encoded: Iterable[bytes]) -> Record[Any]:
+    return msgspec.structs.replace(record, events=tuple(map(msgspec.Raw, encoded)))
 
 
 NEWER = "run the release that wrote this log, or a newer one; nothing was changed"
