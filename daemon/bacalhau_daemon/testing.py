@@ -40,7 +40,7 @@ from bacalhau_protocol.models.job import Job, SpecConfig
 from bacalhau_protocol.models.node import NodeInfo
 from bacalhau_protocol.models.resources import Resources
 from bacalhau_protocol.models.times import format_time
-from bacalhau_protocol.ncl import envelope, messages, subjects
+from bacalhau_protocol.ncl import bundles, envelope, messages, subjects
 from bacalhau_protocol.ncl.messages import Command, Payload
 from bacalhau_protocol.ncl.subjects import Plane
 from bacalhau_protocol.transport.base import Message
@@ -305,11 +305,12 @@ class World:
     def _sent(self, action: act.Send) -> None:
         parsed = subjects.parse(action.subject)
         if parsed is not None and parsed[1] is Plane.IN_MSGS:
-            command = envelope.decode(action.data).payload
-            assert isinstance(command, messages.Command), "nodes get commands"
-            self.sent.setdefault(parsed[0], []).append(command)
-            if self.acknowledging:
-                self.machine.message(Message(action.reply, b"{}"), self.now)
+            for data, reply in bundles.parts(action.data, action.reply):
+                command = envelope.decode(data).payload
+                assert isinstance(command, messages.Command), "nodes get commands"
+                self.sent.setdefault(parsed[0], []).append(command)
+                if self.acknowledging:
+                    self.machine.message(Message(reply, b"{}"), self.now)
         elif action.data == b"{}":
             self.acknowledged.append(action.subject)
         elif action.data[:1] == b"\x01":

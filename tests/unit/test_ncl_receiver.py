@@ -6,8 +6,9 @@ import msgspec
 import pytest
 
 from bacalhau_protocol.ncl import envelope, messages
+from bacalhau_protocol.ncl.bundles import ACK
 from bacalhau_protocol.ncl.events import Delivery, Ignored, Malformed, Send
-from bacalhau_protocol.ncl.receiver import ACK, Receiver, merge_acks
+from bacalhau_protocol.ncl.receiver import Receiver
 from bacalhau_protocol.ncl.timings import LIMITS
 from tests.builders_ncl import Message, captured, message, packed, report, seal
 
@@ -151,34 +152,3 @@ def test_ten_megabytes_are_not_looked_into() -> None:
     assert isinstance(outputs[0], Malformed)
     assert "10000005 bytes; at most 8388608 are read" in outputs[0].words
     assert outputs[1] == Send("_R.n-1.big", ACK)
-
-
-def test_acknowledgements_to_a_peer_of_ours_are_merged() -> None:
-    """Those of one stream that follow on each other, into the last, which says how many; whatever lies between."""
-    other = Send("bacalhau.feed.v1.x", b"row")
-    acks = [Send(f"_R.n-1.0.{number}", ACK) for number in (7, 8, 9, 11, 12)]
-    elsewhere = Send("_R.n-2.0.10", ACK)
-
-    merged = merge_acks([acks[0], other, acks[1], elsewhere, acks[2], acks[3], acks[4]])
-
-    assert merged == [
-        Send("_R.n-1.0.9", b'{"count":3}'),
-        other,
-        elsewhere,
-        Send("_R.n-1.0.12", b'{"count":2}'),
-    ]
-
-
-def test_a_reply_subject_without_a_number_is_acknowledged_alone() -> None:
-    """Whatever a peer names there."""
-    odd = [Send("_R.n-1.bad", ACK), Send("_R.n-1.0", ACK), Send("_R.n-1.²", ACK), Send(f"_R.n-1.{'9' * 5000}", ACK)]
-
-    assert merge_acks([Send("x", b"first"), *odd]) == [Send("x", b"first"), *odd]
-
-
-def test_acknowledgements_to_a_foreign_peer_stay_apart() -> None:
-    """It knows nothing of counts; nor is a repeated message acknowledged together with the first."""
-    foreign = [Send(f"_INBOX.abc.{number}", ACK) for number in (1, 2)]
-    repeated = [Send("_R.n-1.0.5", ACK), Send("_R.n-1.0.5", ACK)]
-
-    assert merge_acks([*foreign, *repeated]) == [*foreign, *repeated]

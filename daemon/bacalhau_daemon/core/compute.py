@@ -56,6 +56,7 @@ from bacalhau_protocol import errors
 from bacalhau_protocol.api.messages import Welcome
 from bacalhau_protocol.models.node import NodeInfo
 from bacalhau_protocol.ncl import messages as ncl
+from bacalhau_protocol.ncl.bundles import gather
 from bacalhau_protocol.ncl.compute import ComputeSession
 from bacalhau_protocol.ncl.events import (
     CommandReceived,
@@ -70,7 +71,6 @@ from bacalhau_protocol.ncl.events import (
     SessionLost,
     SessionOpened,
 )
-from bacalhau_protocol.ncl.receiver import merge_acks
 from bacalhau_protocol.ncl.timings import OWN, Timings
 
 SNAPSHOT_AFTER_BYTES = 4 * 1024 * 1024  # of journal since the last snapshot, beyond the snapshot's own size
@@ -174,6 +174,8 @@ class Compute:
         """Take the answer to `SayHello`; None: nobody listens there."""
         self.own = welcome is not None
         self.rules.queueing = not self.own
+        if self.own:
+            self.session.bundle()
         for id_ in welcome.forget if welcome else ():
             self._put(Unwanted(id_), now)
 
@@ -223,7 +225,7 @@ class Compute:
             if not self._drain():
                 break
         out, self._out = self._out, []
-        return merge_acks(out)
+        return gather(out)
 
     def next_tick(self) -> int | None:
         """Return when `tick` and `actions` have something to do, if nothing else comes; 0: now."""

@@ -38,9 +38,9 @@ from bacalhau_daemon.core.state import State
 from bacalhau_daemon.log.base import Outcome
 from bacalhau_protocol import errors
 from bacalhau_protocol.api import messages as api
+from bacalhau_protocol.ncl.bundles import gather
 from bacalhau_protocol.ncl.events import Ignored, Incoming, OrchestratorOutput, Send
 from bacalhau_protocol.ncl.orchestrator import OrchestratorSessions
-from bacalhau_protocol.ncl.receiver import merge_acks
 from bacalhau_protocol.ncl.timings import FOREIGN, OWN, Timings
 
 
@@ -200,7 +200,7 @@ class Orchestrator:
             self._out += self._flush(now)
         out, self._out = self._out, []
         out += self.link.complaints.take(now)
-        return out
+        return gather(out)
 
     def _step(self, step: Append | Released[Item, AnyEvent] | Refused[Item] | Reload | Halt, now: int) -> None:
         match step:
@@ -229,7 +229,7 @@ class Orchestrator:
             self._out.append(changed)
         for decided in released.decided:
             outputs += self._answered(decided, now)
-        self._out += self.link.take(merge_acks(outputs), now)
+        self._out += self.link.take(outputs, now)
 
     def _note_rows(self, state: State, now: int) -> None:
         dirty, feed = state.dirty, self.feed

@@ -127,10 +127,8 @@ class ComputeSession:
             return []
         self._handshake_at = now + (self._rehandshake_ns() if self._handshakes else 0)
         self._asked.clear()
-        lost: list[ComputeOutput] = []
-        if was is ComputeState.CONNECTED:
-            lost.append(SessionLost("the link was cut", self._handshake_at))
-        return lost + self.tick(now)
+        lost = [SessionLost("the link was cut", self._handshake_at)] if was is ComputeState.CONNECTED else []
+        return [*lost, *self.tick(now)]
 
     def link_down(self, now: int) -> list[ComputeOutput]:
         """The connection is gone."""
@@ -157,6 +155,10 @@ class ComputeSession:
             return list(self._sender.send(report, seq=seq, tag=tag, now=now))
         except Busy as error:
             return self._lose(error.message, now)
+
+    def bundle(self) -> None:
+        """Bundle reports from now on, until the session ends: the orchestrator is one of ours."""
+        self._sender.joinable = True
 
     def persisted(self, delivery: Delivery) -> list[ComputeOutput]:
         """Say that what a command meant is stored; acknowledgements leave in the order of the commands."""
@@ -187,20 +189,17 @@ class ComputeSession:
                 return [self._handshake(now)]
             case ComputeState.HANDSHAKING:
                 return self._failed("no answer to the handshake", now)
-            case ComputeState.CONNECTED:
-                return self._connected_tick(now)
             case ComputeState.LEAVING:
                 self._step(ComputeSignal.ENDED)
                 return [SessionClosed(answered=False)]
             case _:
-                return []
+                return self._connected_tick(now)
 
     def next_tick(self) -> int | None:
         """Return when `tick` is next worth calling; None while only the owner or the link can move us."""
         match self.state:
             case ComputeState.CONNECTED:
-                soonest, silence = self._beat_at, self._last_answer + self._silence_ns
-                soonest = min(soonest, silence)
+                soonest = min(self._beat_at, self._last_answer + self._silence_ns)
                 for asked in self._asked.values():
                     soonest = min(soonest, asked.deadline)
                 resend = self._sender.next_tick()
@@ -332,8 +331,8 @@ class ComputeSession:
         self._asked.clear()
         wait_ns = self._rehandshake_ns()
         if self._failures:
-            least, most = self._timings.reconnect_min_ns, self._timings.reconnect_max_ns
-            wait_ns = int(backoff(self._failures, least, most) * (0.75 + self._jitter() / 2))
+            full_ns = backoff(self._failures, self._timings.reconnect_min_ns, self._timings.reconnect_max_ns)
+            wait_ns = int(full_ns * (0.75 + self._jitter() / 2))
         self._failures += 1
         self._handshake_at = now + wait_ns
         return [SessionLost(reason, self._handshake_at)]

@@ -30,12 +30,14 @@ class Incoming(Protocol):
 class Send(msgspec.Struct, frozen=True):
     """To be published now. A reply subject means that an answer comes back to one of our inboxes.
 
-    NATS headers are not needed: a 1.9 node repeats its metadata there, and none reads them.
+    NATS headers are not needed: a 1.9 node repeats its metadata there, and none reads them. `joinable`: the peer takes
+    bundles (`ncl.bundles`).
     """
 
     subject: str
     data: bytes
     reply: str = ""
+    joinable: bool = False
 
 
 class Delivery(msgspec.Struct, frozen=True):

@@ -25,10 +25,21 @@ class OrchestratorSession:
         Unlike that of every other session of this collection: an answer or a delivery of an old session has no effect.
     last_seq
         The number of the node's last report that an earlier session had stored.
+    own
+        Whether it is a node of ours.
     """
 
     def __init__(
-        self, node: str, *, number: int, inbox: str, timings: Timings, limits: Limits, last_seq: int, now: int
+        self,
+        node: str,
+        *,
+        number: int,
+        inbox: str,
+        timings: Timings,
+        limits: Limits,
+        last_seq: int,
+        now: int,
+        own: bool = False,
     ) -> None:
         self.node = node
         self.state = NodeState.LIVE
@@ -42,6 +53,7 @@ class OrchestratorSession:
             timings=timings,
             limits=limits,
             name_subject=True,
+            joinable=own,
         )
         self.receiver = Receiver(node=node, session=number, kinds=REPORTS, limits=limits, last_seq=last_seq)
         self.number = number

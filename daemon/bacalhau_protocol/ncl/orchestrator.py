@@ -135,15 +135,16 @@ class OrchestratorSessions:
         if not self._sessions:
             self._last_tick = now  # nobody was there to tick for
         self._opened += 1
-        timings = self._own if messages.is_own(handshake.info) else self._foreign
+        own = messages.is_own(handshake.info)
         session = OrchestratorSession(
             handshake.node,
             number=self._opened,
             inbox=self._inbox,
-            timings=timings,
+            timings=self._own if own else self._foreign,
             limits=self._limits,
             last_seq=last_compute_seq,
             now=now,
+            own=own,
         )
         self._sessions[handshake.node] = session
         self._schedule(session)

@@ -8,22 +8,16 @@ reported as `Malformed` and acknowledged; so is a message that does not belong h
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Final, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
-from bacalhau_protocol.ncl import envelope
+from bacalhau_protocol.ncl import bundles, envelope
+from bacalhau_protocol.ncl.bundles import ACK
 from bacalhau_protocol.ncl.events import Delivery, Ignored, Incoming, Malformed, Send
 from bacalhau_protocol.ncl.messages import NAMES
-from bacalhau_protocol.ncl.subjects import OWN_INBOX
 from bacalhau_protocol.ncl.timings import Limits
 
-ACK: Final = b"{}"
-"""Not empty, not a copy of the message's headers: what a real node sends."""
-
-NUMBER_DIGITS_MAX: Final = 18
-
 Event = TypeVar("Event")
-Output = TypeVar("Output")
 
 
 class _Waiting:
@@ -67,21 +61,35 @@ class Receiver:
     def message(
         self, message: Incoming, event: Callable[[envelope.Envelope, Delivery], Event]
     ) -> list[Event | Send | Malformed | Ignored]:
-        """Take a message; `event` builds what is handed to the owner."""
+        """Take a message, or a bundle of them; `event` builds what is handed to the owner."""
+        try:
+            parts = bundles.parts(message.data, message.reply)
+        except envelope.Unreadable as error:
+            return self._unreadable(error, message.reply)
+        out: list[Event | Send | Malformed | Ignored] = []
+        for data, reply in parts:
+            out += self._take(data, reply, message.subject, event)
+        return out
+
+    def _take(
+        self, data: bytes, reply: str, subject: str, event: Callable[[envelope.Envelope, Delivery], Event]
+    ) -> list[Event | Send | Malformed | Ignored]:
         if len(self._waiting) >= self._limits.unpersisted_max:
             return [
                 Ignored(self._node, f"{len(self._waiting)} messages wait to be stored; its sender will repeat this")
             ]
         try:
-            received = envelope.decode(message.data)
+            received = envelope.decode(data)
         except envelope.Unreadable as error:
-            delivery = self._admit(message.reply, None)
-            return [malformed(self._node, error), *self.persisted(delivery)]
-        delivery = self._admit(message.reply, received.seq)
+            return self._unreadable(error, reply)
+        delivery = self._admit(reply, received.seq)
         if type(received.payload) not in self._kinds:
-            words = f"{NAMES[type(received.payload)]} does not belong on {message.subject}"
+            words = f"{NAMES[type(received.payload)]} does not belong on {subject}"
             return [Ignored(self._node, words), *self.persisted(delivery)]
         return [event(received, delivery)]
+
+    def _unreadable(self, error: envelope.Unreadable, reply: str) -> list[Event | Send | Malformed | Ignored]:
+        return [malformed(self._node, error), *self.persisted(self._admit(reply, None))]
 
     def persisted(self, delivery: Delivery) -> list[Send]:
         """Mark as stored; return the acknowledgements that may leave now. Repeats are harmless."""
@@ -102,29 +110,6 @@ class Receiver:
     def _admit(self, reply: str, seq: int | None) -> Delivery:
         self._waiting.append(_Waiting(reply, seq))
         return Delivery(self._node, self._session, self._first + len(self._waiting) - 1)
-
-
-def merge_acks(outputs: Iterable[Output]) -> list[Output | Send]:
-    """Have one answer acknowledge several messages that came one after another, where their sender is one of ours.
-
-    It goes where the last of them wants its answer, and says how many. The numbers are those that the sender gave, so
-    what was lost on the way is never among them.
-    """
-    out: list[Output | Send] = []
-    runs: dict[str, tuple[int, int, int]] = {}  # by stream: place in `out`, number of the last message, how many
-    for output in outputs:
-        if isinstance(output, Send) and output.data is ACK and output.subject.startswith(OWN_INBOX):
-            stream, _, last = output.subject.rpartition(".")
-            if last.isascii() and last.isdecimal() and len(last) <= NUMBER_DIGITS_MAX:
-                at, before, count = runs.get(stream, (0, -1, 0))
-                number = int(last)
-                if count and number == before + 1:
-                    runs[stream] = at, number, count + 1
-                    out[at] = Send(output.subject, b'{"count":%d}' % (count + 1))
-                    continue
-                runs[stream] = len(out), number, 1
-        out.append(output)
-    return out
 
 
 def malformed(node: str, error: envelope.Unreadable) -> Malformed:

@@ -6,7 +6,7 @@ everything unconfirmed leaves again, in order, after a back-off; late answers to
 
 Bacalhau takes the acknowledgement of a message for that of all before it. We do not: what a cut link has swallowed
 would count as delivered. A repeat does no harm, since receivers are idempotent. Between peers of ours one answer may
-acknowledge several messages, and says how many (`receiver.merge_acks`).
+acknowledge several messages, and says how many, and several messages may travel as one (`bundles`).
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ class Sender:
         Answers come to `<inbox>.<try>.<number>`; give what follows `<inbox>.` to `answer`.
     name_subject
         Whether the metadata name the subject (an orchestrator's do, a node's do not).
+    joinable
+        Whether the peer takes bundles; may be set when that is known. Not any more once it has refused something.
     """
 
     def __init__(
@@ -63,7 +65,9 @@ class Sender:
         timings: Timings,
         limits: Limits,
         name_subject: bool = False,
+        joinable: bool = False,
     ) -> None:
+        self.joinable = joinable
         self._node = node
         self._subject = subject
         self._source = source
@@ -146,7 +150,8 @@ class Sender:
                 del self._items[self._in_flight]
                 out.append(DeliveryRefused(self._node, item.tag, str(error)))
                 continue
-            out.append(Send(self._subject, data, f"{self._inbox}.{self._try}.{self._first + self._in_flight}"))
+            reply = f"{self._inbox}.{self._try}.{self._first + self._in_flight}"
+            out.append(Send(self._subject, data, reply, self.joinable))
             item.sent_at, item.size_bytes = now, len(data)
             self._in_flight += 1
             self._in_flight_bytes += len(data)
@@ -170,6 +175,7 @@ class Sender:
         return out + self._pump(now)
 
     def _refused(self, index: int, reason: str, now: int) -> list[SenderOutput]:
+        self.joinable = False  # perhaps it is bundles that it cannot read
         item = self._items[index]
         item.nacks += 1
         if item.nacks < self._limits.nacks_max:
