@@ -62,7 +62,7 @@ class Recall:
         self._waiting[as_of] -= 1
         if not self._waiting[as_of]:
             del self._waiting[as_of]
-        self._forget()
+            self._forget()
 
     def applied(self, n: int) -> None:
         """Note that the query side has everything up to event `n`."""

@@ -57,7 +57,8 @@ class OrchestratorRules:
 
     def follow(self, state: State, events: Sequence[AnyEvent]) -> Iterable[Item]:
         """Bring the soft indexes up to date, arm timers, and return whom to look at."""
-        context, found = self.context, list[Item]()
+        context = self.context
+        found: list[Item] = []
         first = state.event - len(events) + 1
         for n, event in enumerate(events, first):
             kind = type(event)

@@ -176,7 +176,7 @@ class OrchestratorSessions:
         if session is None:
             return []
         try:
-            out = list[OrchestratorOutput](session.sender.send(command, seq=seq, tag=tag, now=now))
+            out: list[OrchestratorOutput] = [*session.sender.send(command, seq=seq, tag=tag, now=now)]
         except Busy as error:
             self._end(session, NodeSignal.EXPIRY)
             return [NodeLost(node, session.last_heard, error.message)]
@@ -225,7 +225,7 @@ class OrchestratorSessions:
         session = self._sessions.get(node)
         if session is None or number != str(session.number):
             return []
-        out = list[OrchestratorOutput](session.sender.answer(key, message, now))
+        out: list[OrchestratorOutput] = [*session.sender.answer(key, message, now)]
         self._schedule(session)
         return out
 
