@@ -13,7 +13,7 @@ from bacalhau_protocol.client.testing import FakeOrchestrator
 from bacalhau_tui.look import choose_theme
 from tests.tui.deck import a_day, running
 
-LATER = ("nats", "ruamel", "httpx", "tree_sitter", "bacalhau_protocol.client", "bacalhau_protocol.api.messages")
+LATER = ("nats", "ruamel", "httpx", "bacalhau_protocol.client", "bacalhau_protocol.api.messages")
 SIZES = [(40, 10), (250, 70), (1, 1), (80, 24), (20, 3), (200, 8), (119, 45), (121, 45), (80, 4), (60, 20)]
 
 
