@@ -46,7 +46,7 @@ def test_a_change_after_a_quiet_moment_leaves_soon() -> None:
     """On the subjects of its namespace, kind and ids; with what the row shows."""
     world = quiet_world()
     job = world.submit(a_job("train"))
-    world.advance(0.02)
+    world.advance(0.03)
     execution = world.executions(job)[0]
     by_subject = dict(rows(world))
 
@@ -65,7 +65,7 @@ def test_changes_within_a_moment_are_one_row() -> None:
     assert len(rows(world, "job")) == 1
 
     world.submit(a_job())
-    world.advance(0.02)
+    world.advance(0.03)
     world.run_to_end("n-1")
     assert [row.row["State"] for _, row in rows(world, "job")[1:]] == ["Pending", "Completed"]
     assert rows(world, "job")[-1][1].row["State"] == "Completed"
@@ -97,7 +97,7 @@ def test_nothing_that_is_not_stored_gets_into_the_feed() -> None:
     assert rows(world) == []
 
     world.release()
-    world.advance(0.02)
+    world.advance(0.03)
     assert len(rows(world, "job")) == 1
 
 

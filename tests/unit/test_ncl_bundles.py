@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bacalhau_protocol.ncl import envelope, messages
-from bacalhau_protocol.ncl.bundles import ACK, BUNDLED_MAX, BUNDLED_MAX_BYTES, gather, join, parts, split
+from bacalhau_protocol.ncl.bundles import (
+    ACK,
+    BUNDLED_MAX,
+    BUNDLED_MAX_BYTES,
+    HOLD_NS,
+    Outbox,
+    gather,
+    join,
+    parts,
+    split,
+)
 from bacalhau_protocol.ncl.events import Delivery, DeliveryConfirmed, Ignored, Malformed, Send
 from bacalhau_protocol.ncl.receiver import Receiver
 from bacalhau_protocol.ncl.sender import Sender, SenderOutput
@@ -171,6 +181,28 @@ def test_a_node_bundles_once_it_is_welcome() -> None:
     accepted = messages.HandshakeResponse(True, "node registered", 0, 7)
     session.message(answer_to(handshake, accepted), START)
     assert told() == 3
+
+
+def test_an_acknowledgement_waits_for_company() -> None:
+    """It leaves with the next message to a peer of ours; what is for others does not wait."""
+    outbox = Outbox()
+    ack, row, foreign = Send("_R.n-1.0.0.4", ACK), Send("feed", b"row"), Send("_INBOX.a.1", ACK)
+    (report_,) = push(sender(), 1)
+
+    assert outbox.gather([ack, row, foreign, "start a run"], START) == [row, foreign, "start a run"]
+    assert outbox.due == START + HOLD_NS
+    assert outbox.gather([report_], START + 1) == [ack, report_]
+    assert outbox.gather([row], outbox.due) == [row]
+
+
+def test_an_acknowledgement_waits_not_for_long() -> None:
+    """All that wait leave as one, when the first has waited long enough."""
+    outbox = Outbox()
+    assert outbox.gather([Send("_R.n-1.0.0.4", ACK)], START) == []
+    assert outbox.gather([Send("_R.n-1.0.0.5", ACK)], START + HOLD_NS - 1) == []
+
+    assert outbox.gather([], outbox.due) == [Send("_R.n-1.0.0.5", b'{"count":2}')]
+    assert outbox.gather([], START + SECOND) == []
 
 
 @given(st.lists(st.binary(max_size=50), min_size=1, max_size=BUNDLED_MAX))

@@ -56,7 +56,7 @@ from bacalhau_protocol import errors
 from bacalhau_protocol.api.messages import Welcome
 from bacalhau_protocol.models.node import NodeInfo
 from bacalhau_protocol.ncl import messages as ncl
-from bacalhau_protocol.ncl.bundles import gather
+from bacalhau_protocol.ncl.bundles import Outbox
 from bacalhau_protocol.ncl.compute import ComputeSession
 from bacalhau_protocol.ncl.events import (
     CommandReceived,
@@ -125,6 +125,7 @@ class Compute:
         self._open_since: int | None = None
         self._confirmed_seqs: list[int] = []  # of reports that the orchestrator has stored
         self._settle_at = NEVER
+        self._outbox = Outbox()
         self._withdraw_at = started_at + WITHDRAW_EVERY_NS
         self._now = started_at
         self._out: list[Action] = []
@@ -225,12 +226,12 @@ class Compute:
             if not self._drain():
                 break
         out, self._out = self._out, []
-        return gather(out)
+        return self._outbox.gather(out, now)
 
     def next_tick(self) -> int | None:
         """Return when `tick` and `actions` have something to do, if nothing else comes; 0: now."""
         session, run = self.session.next_tick(), self.loop.next_run()
-        soonest = min(self._withdraw_at, self._settle_at)
+        soonest = min(self._withdraw_at, self._settle_at, self._outbox.due)
         if session is not None and session < soonest:
             soonest = session
         return soonest if run is None else min(run, soonest)
@@ -316,8 +317,7 @@ class Compute:
         """Send the report of event `n` if it is stored, still owed, and there is a session."""
         report = self.state.reports.get(n)
         if report is not None and n <= self.loop.chain.event:
-            sent = self.session.report(compute_reports.to_ncl(report), seq=n, tag=n, now=self._now)
-            self._heard(sent, self._now)
+            self._heard(self.session.report(compute_reports.to_ncl(report), seq=n, tag=n, now=self._now), self._now)
 
     # ── the loop ──────────────────────────────────────────────────────────────────────────────────────────────────
 

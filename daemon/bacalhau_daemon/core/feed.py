@@ -1,6 +1,6 @@
 """The feed: what changed, as rows, a moment later. Many changes of one row within that moment are one.
 
-Only stored changes get here. The first change after a quiet moment leaves after 10 ms, so that of a job which is over
+Only stored changes get here. The first change after a quiet moment leaves after 25 ms, so that of a job which is over
 by then nothing but its end is told; the more changes there are, the longer the next ones gather. Ends, which somebody
 may await, gather apart and not for long; the first leaves at once. A row's `seq` is the number of the event that
 changed it last; `prev` is the `seq` of the row before it of this kind and namespace.
@@ -76,7 +76,7 @@ class Feed:
     """Gathers rows; `flush` makes messages of them."""
 
     def __init__(self) -> None:
-        self._live = _Rows(least_ns=10 * MILLI, row_ns=5 * MILLI, most_ns=250 * MILLI)
+        self._live = _Rows(least_ns=25 * MILLI, row_ns=5 * MILLI, most_ns=250 * MILLI)
         self._ended = _Rows(row_ns=MILLI, most_ns=50 * MILLI, credit_ns=50 * MILLI)
         self._nodes: dict[str, int] = {}
         self._newest: dict[str, int] = {}  # `namespace/kind` → seq, the least recent first

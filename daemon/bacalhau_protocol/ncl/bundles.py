@@ -9,7 +9,7 @@ one may be acknowledged. Peers that are not ours get each message alone.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, TypeVar
 
 from bacalhau_protocol.ncl.envelope import Unreadable
@@ -23,6 +23,8 @@ BUNDLE: Final = b"\xb1"
 BUNDLED_MAX: Final = 256
 BUNDLED_MAX_BYTES: Final = 128 * 1024
 NUMBER_DIGITS_MAX: Final = 18
+HOLD_NS: Final = 25_000_000  # an acknowledgement waits at most so long for company
+NEVER: Final = 1 << 63
 _LENGTH = struct.Struct(">I")
 
 Output = TypeVar("Output")
@@ -47,6 +49,40 @@ class _Run:
         self.sends.append(send)
         self.last, self.size_bytes = number, size
         return True
+
+
+class Outbox:
+    """Gathers, and lets acknowledgements to a peer of ours wait a moment for something to travel with.
+
+    Each message costs both ends and the server a wake-up, and the answer to an order is mostly soon followed by the
+    report of what came of it.
+    """
+
+    def __init__(self, hold_ns: int = HOLD_NS) -> None:
+        self.due = NEVER  # when what is held leaves, if nothing else does
+        self._hold_ns = hold_ns
+        self._held: list[Send] = []
+
+    def gather(self, outputs: Sequence[Output], now: int) -> list[Output | Send]:
+        """Return what leaves now; see `gather`."""
+        alone = not any(isinstance(one, Send) and one.joinable for one in outputs)
+        if alone and now < self.due:
+            rest: list[Output | Send] = []
+            for one in outputs:
+                if isinstance(one, Send) and _may_wait(one):
+                    if not self._held:
+                        self.due = now + self._hold_ns
+                    self._held.append(one)
+                else:
+                    rest.append(one)
+            return rest
+        held, self._held, self.due = self._held, [], NEVER
+        together: list[Output | Send] = [*held, *outputs]
+        return gather(together)
+
+
+def _may_wait(send: Send) -> bool:
+    return send.data is ACK and send.subject.startswith(OWN_INBOX)
 
 
 def gather(outputs: Iterable[Output]) -> list[Output | Send]:
