@@ -90,11 +90,7 @@ class Bus:
             self._deliver("", sender, Message(message.reply, b"", "", NO_RESPONDERS))
 
     def _deliver(self, sender: str, endpoint: Endpoint, message: Message) -> None:
-        weather, draw = self.weather, self.rng.random
-        if weather is FAIR:
-            at = self.clock.now + FAIR.delay_ns + int(draw() * FAIR.jitter_ns)
-            self._in_order(sender, endpoint, at, message)
-            return
+        weather, draw, newest = self.weather, self.rng.random, endpoint.newest
         if weather.drop and draw() < weather.drop:
             self.dropped += 1
             return
@@ -102,15 +98,10 @@ class Bus:
         for _ in range(copies):
             at = self.clock.now + weather.delay_ns + int(draw() * weather.jitter_ns)
             if weather.slow and draw() < weather.slow:
-                self.clock.at(at + int(draw() * weather.slow_ns), partial(self._arrive, endpoint, message))
+                at += int(draw() * weather.slow_ns)
             else:
-                self._in_order(sender, endpoint, at, message)
-
-    def _in_order(self, sender: str, endpoint: Endpoint, at: int, message: Message) -> None:
-        newest = endpoint.newest
-        before = newest.get(sender, 0)
-        newest[sender] = at = at if at > before else before
-        self.clock.at(at, partial(self._arrive, endpoint, message))
+                newest[sender] = at = max(at, newest.get(sender, 0))
+            self.clock.at(at, partial(self._arrive, endpoint, message))
 
     def _arrive(self, endpoint: Endpoint, message: Message) -> None:
         if endpoint.up:
@@ -122,7 +113,7 @@ class Bus:
     def _route(self, subject: str) -> list[Endpoint]:
         key = subject
         if subject.startswith("_"):  # an inbox: its last token is used once, and only patterns are subscribed to there
-            key = subject.rpartition(".")[0] + ".*"
+            key = subject.rpartition(".")[0]
         found = self._routes.get(key)
         if found is None:
             found = self._routes[key] = self._find(subject)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import heapq
 from collections import deque
 from collections.abc import Callable
+from heapq import heappop, heappush
 
 SECOND = 1_000_000_000
 MILLI = 1_000_000
@@ -25,7 +25,7 @@ class Clock:
     def at(self, when: int, do: Callable[[], None]) -> None:
         """Plan something for a moment; a moment that has passed means now."""
         self._planned += 1
-        heapq.heappush(self._heap, (when if when > self.now else self.now, self._planned, do))
+        heappush(self._heap, (when if when > self.now else self.now, self._planned, do))
 
     def after(self, wait: int, do: Callable[[], None]) -> None:
         """Plan something for later."""
@@ -37,12 +37,12 @@ class Clock:
 
     def run(self, until: int) -> None:
         """Let time pass up to a moment."""
-        heap, soon, pop = self._heap, self._soon, heapq.heappop
+        heap, soon = self._heap, self._soon
         while True:
             if soon:
                 do = soon.popleft()
             elif heap and heap[0][0] <= until:
-                self.now, _, do = pop(heap)
+                self.now, _, do = heappop(heap)
             else:
                 break
             do()

@@ -146,9 +146,9 @@ class Process:
             return
         if message.subject.startswith(self._shell_inbox):
             self._welcomed(message)
-            self.wake()
+            self._pump()
         elif self.machine.message(message, self.clock.now):
-            self.wake()
+            self._pump()
 
     def cut(self) -> None:
         """Lose the link."""
@@ -205,7 +205,7 @@ class Process:
             return
         self._timer_at = NEVER
         if self._wake_at <= self.clock.now:
-            self.wake()
+            self._pump()
         elif self._wake_at < NEVER:
             self._timer_at = self._wake_at
             self.clock.at(self._timer_at, self._timer)

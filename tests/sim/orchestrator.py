@@ -89,7 +89,7 @@ class Process:
     def _receive(self, message: Message) -> None:
         if self.alive:
             self.machine.message(message, self.clock.now)
-            self.wake()
+            self._pump()
 
     def request(self, request: Request) -> None:
         """Take a client's request."""
@@ -141,7 +141,7 @@ class Process:
             return
         self._timer_at = NEVER
         if self._wake_at <= self.clock.now:
-            self.wake()
+            self._pump()
         elif self._wake_at < NEVER:
             self._timer_at = self._wake_at
             self.clock.at(self._timer_at, self._timer)
