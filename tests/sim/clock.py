@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from heapq import heappop, heappush
 
 SECOND = 1_000_000_000
 MILLI = 1_000_000
 NEVER = 1 << 62
+TURN_NS = MILLI // 10  # a turn of a process' event loop
 START = 1_800_000_000 * SECOND  # a fixed moment, so that runs can be compared
 
 
@@ -20,7 +20,6 @@ class Clock:
         self.steps = 0
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._planned = 0
-        self._soon: deque[Callable[[], None]] = deque()
 
     def at(self, when: int, do: Callable[[], None]) -> None:
         """Plan something for a moment; a moment that has passed means now."""
@@ -31,20 +30,11 @@ class Clock:
         """Plan something for later."""
         self.at(self.now + wait, do)
 
-    def soon(self, do: Callable[[], None]) -> None:
-        """Plan something for after what happens now, before anything else does."""
-        self._soon.append(do)
-
     def run(self, until: int) -> None:
         """Let time pass up to a moment."""
-        heap, soon = self._heap, self._soon
-        while True:
-            if soon:
-                do = soon.popleft()
-            elif heap and heap[0][0] <= until:
-                self.now, _, do = heappop(heap)
-            else:
-                break
+        heap = self._heap
+        while heap and heap[0][0] <= until:
+            self.now, _, do = heappop(heap)
             do()
             self.steps += 1
         self.now = max(self.now, until)

@@ -37,7 +37,7 @@ from bacalhau_protocol.models.resources import Resources
 from bacalhau_protocol.ncl.events import Send
 from bacalhau_protocol.transport.base import Message
 from tests.sim.bus import Bus, Endpoint
-from tests.sim.clock import MILLI, NEVER, SECOND, Clock
+from tests.sim.clock import MILLI, NEVER, SECOND, TURN_NS, Clock
 
 APPEND_NS, RELOAD_NS, HELLO_RETRY_NS, HELLO_TRIES = MILLI // 2, 5 * MILLI, 2 * SECOND, 5
 CAPACITY = Resources(cpu=4.0, memory=8_000_000_000, disk=50_000_000_000)
@@ -146,9 +146,9 @@ class Process:
             return
         if message.subject.startswith(self._shell_inbox):
             self._welcomed(message)
-            self._pump()
+            self.wake()
         elif self.machine.message(message, self.clock.now):
-            self._pump()
+            self.wake()
 
     def cut(self) -> None:
         """Lose the link."""
@@ -173,10 +173,10 @@ class Process:
     # ── actions ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def wake(self) -> None:
-        """Ask the machine at the end of this moment what is to be done."""
+        """Ask the machine at the end of this turn what is to be done: what has come by then is decided together."""
         if not self._pumping:
             self._pumping = True
-            self.clock.soon(self._pump)
+            self.clock.after(TURN_NS, self._pump)
 
     def _pump(self) -> None:
         self._pumping = False
