@@ -14,7 +14,6 @@ import msgspec
 from bacalhau_protocol.errors import Busy
 from bacalhau_protocol.models import times
 from bacalhau_protocol.models.node import NodeInfo
-from bacalhau_protocol.models.resources import Resources
 from bacalhau_protocol.ncl import envelope, messages, subjects
 from bacalhau_protocol.ncl.events import (
     CommandReceived,
@@ -35,6 +34,10 @@ from bacalhau_protocol.ncl.timings import LIMITS, OWN, Limits, Timings
 
 _COMMANDS: Final = frozenset({messages.AskForBid, messages.BidAccepted, messages.BidRejected, messages.CancelExecution})
 _CONTROL: Final = "control"
+# Looking a member of an enumeration up costs more than a call does, and heartbeats do nothing else.
+_CONNECTED: Final = ComputeState.CONNECTED
+_HANDSHAKING: Final = ComputeState.HANDSHAKING
+_LEAVING: Final = ComputeState.LEAVING
 
 
 class _Asked:
@@ -89,6 +92,7 @@ class ComputeSession:
         self.state = ComputeState.OFFLINE
         self._node = node
         self._inbox = inbox
+        self._answers = f"{inbox}."  # how the subjects of answers begin
         self._info = info
         self._told = info  # what the orchestrator knows of us
         self._start_time = times.format_time(started_at)
@@ -181,6 +185,8 @@ class ComputeSession:
 
     def tick(self, now: int) -> list[ComputeOutput]:
         """Do what is due: handshake, heartbeat, time-outs, repeats."""
+        if self.state is _CONNECTED:
+            return self._connected_tick(now)
         due = self.next_tick()
         if due is None or now < due:
             return []
@@ -197,13 +203,13 @@ class ComputeSession:
 
     def next_tick(self) -> int | None:
         """Return when `tick` is next worth calling; None while only the owner or the link can move us."""
+        if self.state is _CONNECTED:
+            soonest = min(self._beat_at, self._last_answer + self._silence_ns)
+            for asked in self._asked.values():
+                soonest = min(soonest, asked.deadline)
+            resend = self._sender.next_tick()
+            return soonest if resend is None or soonest < resend else resend
         match self.state:
-            case ComputeState.CONNECTED:
-                soonest = min(self._beat_at, self._last_answer + self._silence_ns)
-                for asked in self._asked.values():
-                    soonest = min(soonest, asked.deadline)
-                resend = self._sender.next_tick()
-                return soonest if resend is None or soonest < resend else resend
             case ComputeState.WAITING:
                 return self._handshake_at
             case ComputeState.HANDSHAKING | ComputeState.LEAVING:
@@ -225,22 +231,25 @@ class ComputeSession:
                 node_id=self._node,
                 available_capacity=offer.available_capacity,
                 queue_used_capacity=offer.queue_capacity,
-                last_orchestrator_seq=self.last_orchestrator_seq,
+                last_orchestrator_seq=self._receiver.last_seq,
             )
-            out += [self._ask(beat, now, self._timings.request_timeout_ns), *self._tell(now)]
-        return out + list(self._sender.tick(now))
+            out.append(self._ask(beat, now, self._timings.request_timeout_ns))
+            out += self._tell(now)
+        out += self._sender.tick(now)
+        return out
 
     # --- what the orchestrator says ---
 
     def message(self, message: Incoming, now: int) -> list[ComputeOutput]:
         """Take a message from any of the subscriptions. Never raises for what a peer sent."""
-        if message.subject == self._commands:
+        subject = message.subject
+        if subject == self._commands:
             if self.state in (ComputeState.LEAVING, ComputeState.CLOSED):
                 return [Ignored(self._node, "a command came while we leave")]
             return list(self._receiver.message(message, _command))
-        if not message.subject.startswith(f"{self._inbox}."):
-            return [Ignored(self._node, f"{message.subject} is no subject of ours")]
-        plane, _, key = message.subject[len(self._inbox) + 1 :].partition(".")
+        if not subject.startswith(self._answers):
+            return [Ignored(self._node, f"{subject} is no subject of ours")]
+        plane, _, key = subject[len(self._answers) :].partition(".")
         if plane == _CONTROL:
             asked = self._asked.pop(key, None)
             return self._answered(asked, message, now) if asked else []
@@ -251,10 +260,10 @@ class ComputeSession:
         return list(self._sender.answer(key, message, now))
 
     def _answered(self, asked: _Asked, message: Incoming, now: int) -> list[ComputeOutput]:
-        if self.state is ComputeState.LEAVING:
+        if self.state is _LEAVING:
             self._step(ComputeSignal.ENDED)
             return [SessionClosed(answered=not no_responders(message))]
-        shaking = self.state is ComputeState.HANDSHAKING
+        shaking = self.state is _HANDSHAKING
         if no_responders(message):
             reason = "no orchestrator listens"
             return self._failed(reason, now) if shaking else self._lose(reason, now)
@@ -343,7 +352,7 @@ class ComputeSession:
             return []
         if any(asked.kind is messages.UpdateNodeInfoRequest for asked in self._asked.values()):
             return []
-        if _lasting(self._info) == _lasting(self._told):
+        if messages.lasting(self._info) == messages.lasting(self._told):
             self._told = self._info  # the same, but for what heartbeats carry
             return []
         return [self._ask(messages.UpdateNodeInfoRequest(self._info), now, self._timings.request_timeout_ns)]
@@ -353,7 +362,7 @@ class ComputeSession:
         key = str(self._requests)
         self._asked[key] = _Asked(type(request), now + timeout_ns, self._info)
         data = envelope.encode(envelope.metadata(request, source=self._node, now=now), request)
-        return Send(self._control, data, f"{self._inbox}.{_CONTROL}.{key}")
+        return Send(self._control, data, f"{self._answers}{_CONTROL}.{key}")
 
     def _rehandshake_ns(self) -> int:
         least, most = self._timings.rehandshake_min_ns, self._timings.rehandshake_max_ns
@@ -385,15 +394,3 @@ def _command(received: envelope.Envelope, delivery: Delivery) -> CommandReceived
         received.payload, messages.AskForBid | messages.BidAccepted | messages.BidRejected | messages.CancelExecution
     ), "it was checked"
     return CommandReceived(received.payload, received.seq, delivery)
-
-
-def _lasting(info: NodeInfo) -> NodeInfo:
-    """Leave out what heartbeats carry."""
-    offer = msgspec.structs.replace(
-        info.compute_node_info,
-        queue_capacity=Resources(),
-        available_capacity=Resources(),
-        running_executions=0,
-        enqueued_executions=0,
-    )
-    return msgspec.structs.replace(info, compute_node_info=offer)

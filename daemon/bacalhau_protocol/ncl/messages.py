@@ -71,6 +71,11 @@ class UpdateNodeInfoRequest(msgspec.Struct, frozen=True):
 
     info: NodeInfo = msgspec.field(name="NodeInfo")
 
+    @property
+    def node_id(self) -> str:
+        """Who says so."""
+        return self.info.node_id
+
 
 class UpdateNodeInfoResponse(msgspec.Struct, frozen=True):
     """Its answer."""
@@ -260,6 +265,18 @@ def handshake_required(node: str) -> BacError:
 def is_own(info: NodeInfo) -> bool:
     """Whether a node is one of ours (timings, extension subjects, no headers) or a Bacalhau 1.9 node."""
     return OWN_PROTOCOL in (info.supported_protocols or ())
+
+
+def lasting(info: NodeInfo) -> NodeInfo:
+    """Leave out what heartbeats carry."""
+    offer = msgspec.structs.replace(
+        info.compute_node_info,
+        queue_capacity=Resources(),
+        available_capacity=Resources(),
+        running_executions=0,
+        enqueued_executions=0,
+    )
+    return msgspec.structs.replace(info, compute_node_info=offer)
 
 
 def ask_for_bid(execution: Execution) -> AskForBid:

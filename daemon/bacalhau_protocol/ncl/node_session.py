@@ -16,6 +16,9 @@ from bacalhau_protocol.ncl.timings import SECOND, Limits, Timings
 REPORTS: Final = frozenset({BidResult, RunResult, ComputeError})
 
 
+_LIVE: Final = NodeState.LIVE
+
+
 class OrchestratorSession:
     """From handshake to loss: a sender, a receiver, and when the node was last heard.
 
@@ -60,7 +63,7 @@ class OrchestratorSession:
 
     def heard(self, now: int) -> list[OrchestratorOutput]:
         """Note a sign of life."""
-        if self.state is NodeState.LIVE:  # nearly always, and very often
+        if self.state is _LIVE:  # nearly always, and very often
             self.last_heard = max(self.last_heard, now)
             return []
         was, self.state = self.state, step(NODE, self.state, NodeSignal.HEARD)

@@ -256,10 +256,10 @@ class OrchestratorSessions:
                 return [self._reply(message.reply, refusal, now, source)]
             return self._no_handler(node, payload, message, now, source)
         match payload:
-            case HandshakeRequest():
-                return self._handshake(node, payload, message, now)
             case HeartbeatRequest() | UpdateNodeInfoRequest() | ShutdownNoticeRequest():
                 return self._control(node, payload, message.reply, now)
+            case HandshakeRequest():
+                return self._handshake(node, payload, message, now)
             case _:
                 return self._no_handler(node, payload, message, now, source)
 
@@ -283,11 +283,11 @@ class OrchestratorSessions:
         now: int,
     ) -> list[OrchestratorOutput]:
         session = self._sessions.get(node)
-        said = request.info.node_id if isinstance(request, UpdateNodeInfoRequest) else request.node_id
         if session is None:
             return [self._reply(reply, messages.handshake_required(node), now)]
-        if said != node:
-            return [Ignored(node, _wrong_id(said).cause), self._reply(reply, _wrong_id(said), now)]
+        if request.node_id != node:
+            fault = _wrong_id(request.node_id)
+            return [Ignored(node, fault.cause), self._reply(reply, fault, now)]
         out = self._heard(session, now)
         last_seq = session.receiver.last_seq
         match request:

@@ -39,7 +39,7 @@ class Slot:
         "record",
         "reported",
         "said",
-        "said_before",
+        "said_twice",
         "storages",
         "version_known",
         "version_ok",
@@ -52,7 +52,7 @@ class Slot:
         self.foreign_use = (0, 0, 0, 0)  # what the node says is taken beyond what we gave it
         self.reported = [0, 0, 0, 0]  # the last report of that
         self.said: object = None  # the last report as it came, beside what we knew then
-        self.said_before: object = None
+        self.said_twice = False
         self.queued = (0, 0, 0, 0)  # what waits on the node itself
         self.set_record(record)
         self.set_use(use)
@@ -90,9 +90,10 @@ class Slot:
         """
         given = (use.cpu, use.memory, use.disk, use.gpu)
         said = (available, queued, given, self.max)
-        if said == self.said and said == self.said_before:
+        again = said == self.said
+        if again and self.said_twice:
             return None  # a third time changes nothing: the way of most heartbeats
-        self.said_before, self.said = self.said, said
+        self.said, self.said_twice = said, again
         before = (self.free_cpu, self.free_memory, self.free_disk, self.free_gpu)
         triples = zip(self.max, amounts(available), given, strict=True)
         other = [max(0, most - free - ours) for most, free, ours in triples]
