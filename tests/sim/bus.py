@@ -90,18 +90,23 @@ class Bus:
             self._deliver("", sender, Message(message.reply, b"", "", NO_RESPONDERS))
 
     def _deliver(self, sender: str, endpoint: Endpoint, message: Message) -> None:
-        weather, draw, newest = self.weather, self.rng.random, endpoint.newest
-        if weather.drop and draw() < weather.drop:
+        weather = self.weather
+        if weather.drop and self.rng.random() < weather.drop:
             self.dropped += 1
             return
-        copies = 2 if weather.repeat and draw() < weather.repeat else 1
-        for _ in range(copies):
-            at = self.clock.now + weather.delay_ns + int(draw() * weather.jitter_ns)
-            if weather.slow and draw() < weather.slow:
-                at += int(draw() * weather.slow_ns)
-            else:
-                newest[sender] = at = max(at, newest.get(sender, 0))
-            self.clock.at(at, partial(self._arrive, endpoint, message))
+        self._send(sender, endpoint, message)
+        if weather.repeat and self.rng.random() < weather.repeat:
+            self._send(sender, endpoint, message)
+
+    def _send(self, sender: str, endpoint: Endpoint, message: Message) -> None:
+        weather, draw = self.weather, self.rng.random
+        at = self.clock.now + weather.delay_ns + int(draw() * weather.jitter_ns)
+        if weather.slow and draw() < weather.slow:
+            at += int(draw() * weather.slow_ns)
+        else:
+            newest = endpoint.newest
+            newest[sender] = at = max(at, newest.get(sender, 0))
+        self.clock.at(at, partial(self._arrive, endpoint, message))
 
     def _arrive(self, endpoint: Endpoint, message: Message) -> None:
         if endpoint.up:

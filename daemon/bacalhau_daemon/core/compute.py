@@ -195,10 +195,7 @@ class Compute:
 
     def tick(self, now: int) -> None:
         """Do what is due."""
-        due = self.session.next_tick()
-        if due is not None and due <= now:
-            self._heard(self.session.describe(self.describe(), now), now)
-            self._heard(self.session.tick(now), now)
+        self._heard(self.session.describe(self.describe(), now) + self.session.tick(now), now)
         if now >= self._settle_at:
             self._settle()
         if now >= self._withdraw_at:
@@ -238,9 +235,10 @@ class Compute:
 
     def describe(self) -> NodeInfo:
         """Return what the node says of itself now; the same object for as long as it is the same."""
-        basis = (self.state, self.state.event, self.rules.offer, self._info)
+        state = self.loop.state
+        basis = (state, state.event, self.rules.offer, self._info)
         if basis != self._described_for:
-            self._described_for, self._described = basis, compute_bid.describe(self._info, self.rules.offer, self.state)
+            self._described_for, self._described = basis, compute_bid.describe(self._info, self.rules.offer, state)
         return self._described
 
     # ── the session ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -12,10 +12,13 @@
 from __future__ import annotations
 
 import enum
+from functools import lru_cache
 from typing import Final
 
 _ROOT = "bacalhau.global.compute"
 _PREFIX = _ROOT + "."
+PARSED_MAX: Final = 16_384
+"""Subjects that are remembered with what they say."""
 
 FOREIGN_INBOX: Final = "_INBOX."
 OWN_INBOX: Final = "_R."
@@ -48,8 +51,11 @@ def of_all_nodes(plane: Plane) -> str:
 
 def parse(subject_: str) -> tuple[str, Plane] | None:
     """Split a subject into node and plane; None when it is not NCL's."""
-    if not subject_.startswith(_PREFIX):
-        return None
+    return _parse(subject_) if subject_.startswith(_PREFIX) else None
+
+
+@lru_cache(maxsize=PARSED_MAX)
+def _parse(subject_: str) -> tuple[str, Plane] | None:
     node, _, rest = subject_[len(_PREFIX) :].partition(".")
     plane = _PLANES.get(rest)
     return (node, plane) if node and plane is not None else None
