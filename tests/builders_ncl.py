@@ -80,9 +80,9 @@ def transcript(name: str) -> list[dict[str, Any]]:
     return [line for line in lines if "body" in line]
 
 
-def packed(payload: Payload, *, source: str = NODE, seq: int | None = None, **extra: str) -> bytes:
-    """Put a payload into its envelope; `extra` overrides metadata."""
-    return envelope.encode({**envelope.metadata(payload, source=source, now=START, seq=seq), **extra}, payload)
+def packed(payload: Payload, *, source: str = NODE, seq: int | None = None) -> bytes:
+    """Put a payload into its envelope."""
+    return envelope.encode(envelope.metadata(payload, source=source, now=START, seq=seq), payload)
 
 
 def unpacked(output: object) -> Payload:

@@ -124,7 +124,7 @@ def test_one_bad_message_spoils_none_beside_it() -> None:
     there = receiver()
 
     outputs = there.message(
-        Message("reports", join([good, bad, good]), "_R.n-1.0.0.8"), lambda received, _: received.metadata["Type"]
+        Message("reports", join([good, bad, good]), "_R.n-1.0.0.8"), lambda received, _: received.metadata.type
     )
 
     assert outputs[0] == outputs[-1] == "BidResult"

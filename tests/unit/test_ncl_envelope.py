@@ -33,16 +33,16 @@ def test_metadata_are_built_as_the_real_program_builds_them(name: str) -> None:
     wanted: dict[str, str] = captured(name)["body"]["metadata"]
     payload = envelope.decode(wire(captured(name))).payload
 
-    seq = wanted.get(envelope.SEQ)
+    seq = wanted.get("Bacalhau-SeqNum")
     built = envelope.metadata(
         payload,
-        source=wanted[envelope.SOURCE],
-        now=int(wanted[envelope.EVENT_TIME]),
+        source=wanted["Bacalhau-Source"],
+        now=int(wanted["Bacalhau-EventTime"]),
         seq=None if seq is None else int(seq),
-        subject=wanted.get(envelope.SUBJECT, ""),
+        subject=wanted.get("Bacalhau-Subject", ""),
     )
 
-    assert list(built.items()) == list(wanted.items())
+    assert list(msgspec.to_builtins(built).items()) == list(wanted.items())
 
 
 def test_all_captured_messages_are_covered() -> None:
@@ -100,13 +100,11 @@ def test_go_escapes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "number"), [(None, None), ("17", 17), ("", 0), ("x", 0), ("-1", 0), ("٣", 0), ("9" * 30, 0)]
+    ("text", "number"), [(msgspec.UNSET, None), ("17", 17), ("", 0), ("x", 0), ("-1", 0), ("٣", 0), ("9" * 30, 0)]
 )
-def test_a_number_that_is_none_reads_as_zero(text: str | None, number: int | None) -> None:
+def test_a_number_that_is_none_reads_as_zero(text: envelope.Entry, number: int | None) -> None:
     """As a real node's tracker has it: absent leaves it alone, nonsense resets it."""
-    metadata = {} if text is None else {envelope.SEQ: text}
-
-    assert envelope.Envelope(metadata, messages.BidRejected()).seq == number
+    assert envelope.Envelope(envelope.Metadata(seq=text), messages.BidRejected()).seq == number
 
 
 def _with_metadata(metadata: object, payload: object = None) -> bytes:
@@ -134,7 +132,6 @@ WRONG: list[tuple[str, bytes, str]] = [
     ("no metadata", seal(b'{"payload":{}}'), "missing required field `metadata`"),
     ("number in metadata", _with_metadata({"Bacalhau-SeqNum": 1}), "Expected `str`, got `int`"),
     ("no payload", seal(b'{"metadata":{}}'), "missing required field `payload`"),
-    ("much metadata", _with_metadata({str(n): "" for n in range(65)}), "message has 65 metadata entries"),
     ("encoding", _with_metadata({"Bacalhau-Type": "AskForBid"}), "unsupported payload encoding"),
     ("type", _typed("Nope", {}), "failed to deserialize message payload: unsupported message type: Nope"),
     ("no type", _with_metadata({"PayloadEncoding": "json"}), "unsupported message type: "),
@@ -143,7 +140,7 @@ WRONG: list[tuple[str, bytes, str]] = [
     ("wrong type", _typed("BidResult", {"Accepted": "yes"}), "Expected `bool`, got `str` - at `$.Accepted`"),
     ("float for integer", _typed("transport.HeartbeatResponse", {"LastComputeSeqNum": 1024.5}), "got `float`"),
     ("bad time", _typed("transport.HandshakeRequest", {"NodeInfo": {}, "StartTime": "yesterday"}), "StartTime: 'yest"),
-    ("not UTF-8", seal(b'{"metadata":{"a":"\xff"},"payload":{}}'), "failed to deserialize with encoding json-v1"),
+    ("not UTF-8", seal(b'{"metadata":{"Type":"\xff"},"payload":{}}'), "failed to deserialize with encoding json-v1"),
     ("deep", _typed("AskForBid", {"x": json.loads("[" * 900 + "]" * 900)}), ""),
     ("deeper", seal(b'{"metadata":' + b"[" * 200_000), "failed to deserialize with encoding json-v1"),
 ]
@@ -198,7 +195,9 @@ def test_protobuf_is_read() -> None:
     metadata = envelope.metadata(messages.HeartbeatResponse(5), source="o", now=START)
     other = _varint(9 << 3) + b"\x07" + _varint(10 << 3 | 1) + bytes(8) + _varint(11 << 3 | 5) + bytes(4)
 
-    read = envelope.decode(seal(other + _protobuf(metadata, b'{"LastComputeSeqNum":5}'), version=2))
+    read = envelope.decode(
+        seal(other + _protobuf(msgspec.to_builtins(metadata), b'{"LastComputeSeqNum":5}'), version=2)
+    )
 
     assert read == envelope.Envelope(metadata, messages.HeartbeatResponse(5))
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from bacalhau_protocol.models.job import Job, NetworkConfig, NetworkType
 from bacalhau_protocol.models.node import NodeType
@@ -164,7 +165,7 @@ def test_a_stranger_is_told_to_shake_hands() -> None:
     real = envelope.decode(message(sample).data)
     ours = envelope.decode(answer.data)
     assert ours.payload == real.payload
-    assert {**ours.metadata, envelope.EVENT_TIME: ""} == {**real.metadata, envelope.EVENT_TIME: ""}
+    assert replace(ours.metadata, event_time="") == replace(real.metadata, event_time="")
 
 
 def test_node_info_and_notice() -> None:
@@ -319,7 +320,7 @@ def test_a_presigned_url_is_refused_as_a_real_orchestrator_without_s3_does() -> 
     real = envelope.decode(message(captured("presign-response-error")).data)
     ours = envelope.decode(answer.data)
     assert ours.payload == real.payload
-    assert {**ours.metadata, envelope.EVENT_TIME: ""} == {**real.metadata, envelope.EVENT_TIME: ""}
+    assert replace(ours.metadata, event_time="") == replace(real.metadata, event_time="")
 
 
 def test_the_legacy_registration_is_left_unanswered() -> None:

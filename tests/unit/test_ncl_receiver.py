@@ -10,7 +10,7 @@ from bacalhau_protocol.ncl.bundles import ACK
 from bacalhau_protocol.ncl.events import Delivery, Ignored, Malformed, Send
 from bacalhau_protocol.ncl.receiver import Receiver
 from bacalhau_protocol.ncl.timings import LIMITS
-from tests.builders_ncl import Message, captured, message, packed, report, seal
+from tests.builders_ncl import START, Message, captured, message, packed, report, seal
 
 
 class Got(msgspec.Struct, frozen=True):
@@ -112,8 +112,10 @@ def test_a_message_without_reply_subject_gets_no_acknowledgement() -> None:
 def test_a_message_without_number_leaves_the_tracker_alone() -> None:
     """And one with a nonsensical number resets it, as in a real node."""
     machine = receiver()
-    for extra, tracked in (({}, 5), ({envelope.SEQ: "x"}, 0)):
-        data = packed(messages.BidResult("e-1"), source="n-1", seq=None, **extra)
+    bid = messages.BidResult("e-1")
+    metadata = envelope.metadata(bid, source="n-1", now=START)
+    for number, tracked in ((msgspec.UNSET, 5), ("x", 0)):
+        data = envelope.encode(msgspec.structs.replace(metadata, seq=number), bid)
         (output,) = machine.message(Message("s", data), got)
         assert isinstance(output, Got)
         machine.persisted(output.delivery)

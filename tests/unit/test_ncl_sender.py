@@ -58,8 +58,8 @@ def test_messages_leave_at_once_with_a_reply_subject_of_their_own() -> None:
     first, second = push(machine, 4, 9)
 
     metadata = envelope.decode(second.data).metadata
-    assert (metadata["Bacalhau-SeqNum"], metadata["Bacalhau-MessageID"]) == ("9", "seq-9")
-    assert metadata["Bacalhau-Subject"] == second.subject == "bacalhau.global.compute.n-1.in.msgs"
+    assert (metadata.seq, metadata.message_id) == ("9", "seq-9")
+    assert metadata.subject == second.subject == "bacalhau.global.compute.n-1.in.msgs"
     assert first.reply != second.reply
     assert machine.next_tick() == START + OWN.ack_timeout_ns
 

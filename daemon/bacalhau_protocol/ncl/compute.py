@@ -195,11 +195,9 @@ class ComputeSession:
                 return [self._handshake(now)]
             case ComputeState.HANDSHAKING:
                 return self._failed("no answer to the handshake", now)
-            case ComputeState.LEAVING:
+            case _:  # leaving
                 self._step(ComputeSignal.ENDED)
                 return [SessionClosed(answered=False)]
-            case _:
-                return self._connected_tick(now)
 
     def next_tick(self) -> int | None:
         """Return when `tick` is next worth calling; None while only the owner or the link can move us."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
+from msgspec import UNSET
 
 from bacalhau_protocol.errors import UsageError
 from bacalhau_protocol.ncl import protobuf
@@ -21,25 +22,11 @@ SENT_MAX_BYTES: Final = 1024 * 1024 - 4096
 """Largest envelope we send: NATS' usual 1 MiB, less room for the headers."""
 ACCEPTED_MAX_BYTES: Final = 8 * 1024 * 1024
 """Largest envelope we look into; a server may be set to carry more."""
-METADATA_MAX: Final = 64
-"""Most metadata entries of a message."""
 
 JSON_V1, PROTOBUF_V2 = 1, 2
 _VERSIONS: Final = {JSON_V1: "json-v1", PROTOBUF_V2: "protobuf-v1"}
 _HEADER = struct.Struct(">BI")
 _HEADER_BYTES = _HEADER.size
-
-TYPE, LEGACY_TYPE = "Bacalhau-Type", "Type"
-ENCODING, LEGACY_ENCODING = "Bacalhau-PayloadEncoding", "PayloadEncoding"
-SOURCE = "Bacalhau-Source"
-EVENT_TIME = "Bacalhau-EventTime"
-MESSAGE_ID = "Bacalhau-MessageID"
-SEQ = "Bacalhau-SeqNum"
-SUBJECT = "Bacalhau-Subject"
-STATUS_CODE = "Bacalhau-StatusCode"
-ERROR_CODE = "Bacalhau-ErrorCode"
-
-Metadata = dict[str, str]
 
 
 class Unreadable(UsageError):
@@ -54,6 +41,26 @@ class Unreadable(UsageError):
         self.execution_id, self.job_id, self.job_type = _subject_of(payload)
 
 
+P = TypeVar("P")
+Entry = str | msgspec.UnsetType
+
+
+class Metadata(msgspec.Struct, frozen=True, kw_only=True):
+    """What goes with a payload, sorted as Go sorts it. Entries that a peer sends beside these are not kept."""
+
+    error_code: Entry = msgspec.field(default=UNSET, name="Bacalhau-ErrorCode")
+    event_time: Entry = msgspec.field(default=UNSET, name="Bacalhau-EventTime")
+    message_id: Entry = msgspec.field(default=UNSET, name="Bacalhau-MessageID")
+    encoding: Entry = msgspec.field(default=UNSET, name="Bacalhau-PayloadEncoding")
+    seq: Entry = msgspec.field(default=UNSET, name="Bacalhau-SeqNum")
+    source: Entry = msgspec.field(default=UNSET, name="Bacalhau-Source")
+    status_code: Entry = msgspec.field(default=UNSET, name="Bacalhau-StatusCode")
+    subject: Entry = msgspec.field(default=UNSET, name="Bacalhau-Subject")
+    type: Entry = msgspec.field(default=UNSET, name="Bacalhau-Type")
+    legacy_encoding: Entry = msgspec.field(default=UNSET, name="PayloadEncoding")
+    legacy_type: Entry = msgspec.field(default=UNSET, name="Type")
+
+
 class Envelope(msgspec.Struct, frozen=True):
     """A decoded message."""
 
@@ -63,21 +70,23 @@ class Envelope(msgspec.Struct, frozen=True):
     @property
     def seq(self) -> int | None:
         """The sender's number: None when absent, 0 when it is not a number (as a real node reads it)."""
-        text = self.metadata.get(SEQ)
-        if text is None:
+        text = self.metadata.seq
+        if text is UNSET:
             return None
         return int(text) if text.isascii() and text.isdecimal() and len(text) <= 20 else 0
 
 
-class _Body(msgspec.Struct):
+class _Body(msgspec.Struct, Generic[P]):
     metadata: Metadata
-    payload: msgspec.Raw
+    payload: P
 
 
-_encoder = msgspec.json.Encoder()
-_body_decoder = msgspec.json.Decoder(_Body)
-_decoders: dict[str, msgspec.json.Decoder[Any]] = {name: msgspec.json.Decoder(kind) for name, kind in TYPES.items()}
-_ESCAPED_BY_GO = b"<>&" + bytes(range(0x80, 0x100))  # or perhaps, of what is not ASCII
+_encode = msgspec.json.Encoder().encode
+_decode_body = msgspec.json.Decoder(_Body[msgspec.Raw]).decode
+_decoders: dict[Entry, Callable[[msgspec.Raw], Any]] = {
+    name: msgspec.json.Decoder(kind).decode for name, kind in TYPES.items()
+}
+_LESS, _GREATER, _AND = b"<>&"  # Go escapes these, and two characters that are not ASCII
 _GO_ESCAPES = (
     (b"<", b"\\u003c"),
     (b">", b"\\u003e"),
@@ -88,41 +97,32 @@ _GO_ESCAPES = (
 
 
 def metadata(payload: Payload, *, source: str, now: int, seq: int | None = None, subject: str = "") -> Metadata:
-    """Build the metadata of a message, keys sorted as Go does; they may travel as NATS headers too."""
+    """Build the metadata of a message."""
     name = NAMES[type(payload)]
     if seq is None and not subject and type(payload) is not BacError:  # a request or its answer: nearly all there are
-        return {
-            EVENT_TIME: str(now),
-            ENCODING: "json",
-            SOURCE: source,
-            TYPE: name,
-            LEGACY_ENCODING: "json",
-            LEGACY_TYPE: name,
-        }
-    data: Metadata = {}
-    if isinstance(payload, BacError):
-        data[ERROR_CODE] = payload.code
-    data[EVENT_TIME] = str(now)
-    if seq is not None:
-        data[MESSAGE_ID] = f"seq-{seq}"
-    data[ENCODING] = "json"
-    if seq is not None:
-        data[SEQ] = str(seq)
-    data[SOURCE] = source
-    if isinstance(payload, BacError):
-        data[STATUS_CODE] = str(status_of(payload))
-    if subject:
-        data[SUBJECT] = subject
-    data[TYPE] = name
-    data[LEGACY_ENCODING] = "json"
-    data[LEGACY_TYPE] = name
-    return data
+        return Metadata(
+            event_time=str(now), encoding="json", source=source, type=name, legacy_encoding="json", legacy_type=name
+        )
+    error = payload if isinstance(payload, BacError) else None
+    return Metadata(
+        error_code=error.code if error else UNSET,
+        event_time=str(now),
+        message_id=UNSET if seq is None else f"seq-{seq}",
+        encoding="json",
+        seq=UNSET if seq is None else str(seq),
+        source=source,
+        status_code=str(status_of(error)) if error else UNSET,
+        subject=subject or UNSET,
+        type=name,
+        legacy_encoding="json",
+        legacy_type=name,
+    )
 
 
-def encode(metadata_: Mapping[str, str], payload: Payload) -> bytes:
+def encode(metadata_: Metadata, payload: Payload) -> bytes:
     """Return the envelope, version 1, byte for byte as Go writes it. Raises `UsageError` above `SENT_MAX_BYTES`."""
-    body = _encoder.encode({"metadata": metadata_, "payload": payload})
-    if len(body.translate(None, _ESCAPED_BY_GO)) != len(body):  # the quickest way to ask
+    body = _encode(_Body(metadata_, payload))
+    if not body.isascii() or _LESS in body or _GREATER in body or _AND in body:
         for plain, escaped in _GO_ESCAPES:
             body = body.replace(plain, escaped)  # they are inside of strings: JSON has none of them outside
     if len(body) + _HEADER_BYTES > SENT_MAX_BYTES:
@@ -137,23 +137,21 @@ def decode(data: bytes) -> Envelope:
     """Read an envelope, version 1 or 2. Raises `Unreadable`."""
     body = _body(data)
     fields = body.metadata
-    if len(fields) > METADATA_MAX:
-        raise Unreadable(f"message has {len(fields)} metadata entries; at most {METADATA_MAX} are read")
-    encoding = fields.get(ENCODING) or fields.get(LEGACY_ENCODING, "")
+    encoding = fields.encoding or fields.legacy_encoding or ""
     if encoding != "json":
         raise Unreadable(f"failed to deserialize message payload: unsupported payload encoding: {encoding}")
-    name = fields.get(TYPE) or fields.get(LEGACY_TYPE, "")
-    decoder = _decoders.get(name)
-    if decoder is None:
+    name = fields.type or fields.legacy_type or ""
+    decode_payload = _decoders.get(name)
+    if decode_payload is None:
         raise Unreadable(f"failed to deserialize message payload: unsupported message type: {name}", type_=name)
     try:
-        return Envelope(fields, decoder.decode(body.payload))
+        return Envelope(fields, decode_payload(body.payload))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         words = f"failed to deserialize message payload: failed to deserialize with encoding json: {error}"
         raise Unreadable(words, type_=name, payload=_anything(body.payload)) from error
 
 
-def _body(data: bytes) -> _Body:
+def _body(data: bytes) -> _Body[msgspec.Raw]:
     if len(data) <= _HEADER_BYTES or len(data) > ACCEPTED_MAX_BYTES:
         raise _no_envelope(_wrong_size(data))
     (version, checksum), raw = _HEADER.unpack_from(data), data[_HEADER_BYTES:]
@@ -163,9 +161,9 @@ def _body(data: bytes) -> _Body:
         raise _no_envelope("bad message: CRC check failed")
     try:
         if version == JSON_V1:
-            return _body_decoder.decode(raw)
+            return _decode_body(raw)
         fields, payload = protobuf.decode(raw)
-        return _Body(fields, msgspec.Raw(payload))
+        return _Body(msgspec.convert(fields, Metadata), msgspec.Raw(payload))
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise _no_envelope(f"failed to deserialize with encoding {_VERSIONS[version]}: {error}") from error
 
