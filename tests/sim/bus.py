@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from functools import partial
 
 import msgspec
 
@@ -47,7 +46,7 @@ class Bus:
     """All connections of a cluster."""
 
     def __init__(self, clock: Clock, rng: random.Random) -> None:
-        self.clock, self.rng = clock, rng
+        self.clock, self._draw = clock, rng.random
         self.weather = FAIR
         self.delivered = self.dropped = 0
         self._exact: dict[str, list[Endpoint]] = {}
@@ -91,22 +90,22 @@ class Bus:
 
     def _deliver(self, sender: str, endpoint: Endpoint, message: Message) -> None:
         weather = self.weather
-        if weather.drop and self.rng.random() < weather.drop:
+        if weather.drop and self._draw() < weather.drop:
             self.dropped += 1
             return
         self._send(sender, endpoint, message)
-        if weather.repeat and self.rng.random() < weather.repeat:
+        if weather.repeat and self._draw() < weather.repeat:
             self._send(sender, endpoint, message)
 
     def _send(self, sender: str, endpoint: Endpoint, message: Message) -> None:
-        weather, draw = self.weather, self.rng.random
+        weather, draw = self.weather, self._draw
         at = self.clock.now + weather.delay_ns + int(draw() * weather.jitter_ns)
         if weather.slow and draw() < weather.slow:
             at += int(draw() * weather.slow_ns)
         else:
-            newest = endpoint.newest
-            newest[sender] = at = max(at, newest.get(sender, 0))
-        self.clock.at(at, partial(self._arrive, endpoint, message))
+            before = endpoint.newest.get(sender, 0)
+            endpoint.newest[sender] = at = at if at > before else before
+        self.clock.at(at, self._arrive, endpoint, message)
 
     def _arrive(self, endpoint: Endpoint, message: Message) -> None:
         if endpoint.up:
@@ -116,12 +115,13 @@ class Bus:
             self.dropped += 1
 
     def _route(self, subject: str) -> list[Endpoint]:
-        key = subject
-        if subject.startswith("_"):  # an inbox: its last token is used once, and only patterns are subscribed to there
-            key = subject.rpartition(".")[0]
-        found = self._routes.get(key)
+        found = self._routes.get(subject)
         if found is None:
-            found = self._routes[key] = self._find(subject)
+            # The last token of an inbox is used once, and only patterns are subscribed to there.
+            key = subject.rpartition(".")[0] if subject.startswith("_") else subject
+            found = self._routes.get(key)
+            if found is None:
+                found = self._routes[key] = self._find(subject)
         return found
 
     def _find(self, subject: str) -> list[Endpoint]:

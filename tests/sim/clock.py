@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from heapq import heappop, heappush
+from typing import Any
 
 SECOND = 1_000_000_000
 MILLI = 1_000_000
@@ -17,14 +18,18 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = START
-        self.steps = 0
-        self._heap: list[tuple[int, int, Callable[[], None]]] = []
+        self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._planned = 0
 
-    def at(self, when: int, do: Callable[[], None]) -> None:
+    @property
+    def steps(self) -> int:
+        """How much has happened; what happens now counts."""
+        return self._planned - len(self._heap)
+
+    def at(self, when: int, do: Callable[..., None], *arguments: Any) -> None:
         """Plan something for a moment; a moment that has passed means now."""
         self._planned += 1
-        heappush(self._heap, (when if when > self.now else self.now, self._planned, do))
+        heappush(self._heap, (when if when > self.now else self.now, self._planned, do, arguments))
 
     def after(self, wait: int, do: Callable[[], None]) -> None:
         """Plan something for later."""
@@ -34,7 +39,6 @@ class Clock:
         """Let time pass up to a moment."""
         heap = self._heap
         while heap and heap[0][0] <= until:
-            self.now, _, do = heappop(heap)
-            do()
-            self.steps += 1
+            self.now, _, do, arguments = heappop(heap)
+            do(*arguments)
         self.now = max(self.now, until)

@@ -158,8 +158,10 @@ class Compute:
     def message(self, message: Incoming, now: int) -> bool:
         """Take a message from any of the subscriptions; False: nothing came of it, `actions` need not be asked."""
         heard = self.session.message(message, now)
+        if not heard:
+            return False
         self._heard(heard, now)
-        return bool(heard)
+        return True
 
     def measured(self, measured: Measured, now: int) -> None:
         """Take the answer to `MeasureInputs`."""

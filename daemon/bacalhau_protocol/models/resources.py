@@ -15,7 +15,7 @@ class Gpu(msgspec.Struct, frozen=True):
     pci_address: str = msgspec.field(default="", name="PCIAddress")
 
 
-class Resources(msgspec.Struct, frozen=True, omit_defaults=True):
+class Resources(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Amounts: `cpu` in cores, `memory` and `disk` in bytes, `gpu` as a count."""
 
     cpu: float = msgspec.field(default=0.0, name="CPU")

@@ -40,15 +40,12 @@ _HANDSHAKING: Final = ComputeState.HANDSHAKING
 _LEAVING: Final = ComputeState.LEAVING
 
 
-class _Asked:
+class _Asked(msgspec.Struct, gc=False):
     """A control request that is not answered. At most one of each kind is awaited."""
 
-    __slots__ = ("deadline", "info", "kind")
-
-    def __init__(self, kind: type[messages.Request], deadline: int, info: NodeInfo) -> None:
-        self.kind = kind
-        self.deadline = deadline
-        self.info = info  # what we said of ourselves
+    kind: type[messages.Request]
+    deadline: int
+    info: NodeInfo  # what we said of ourselves
 
 
 class ComputeSession:

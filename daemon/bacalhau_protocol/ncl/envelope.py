@@ -45,7 +45,7 @@ P = TypeVar("P")
 Entry = str | msgspec.UnsetType
 
 
-class Metadata(msgspec.Struct, frozen=True, kw_only=True):
+class Metadata(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What goes with a payload, sorted as Go sorts it. Entries that a peer sends beside these are not kept."""
 
     error_code: Entry = msgspec.field(default=UNSET, name="Bacalhau-ErrorCode")
@@ -61,7 +61,7 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
     legacy_type: Entry = msgspec.field(default=UNSET, name="Type")
 
 
-class Envelope(msgspec.Struct, frozen=True):
+class Envelope(msgspec.Struct, frozen=True, gc=False):
     """A decoded message."""
 
     metadata: Metadata
@@ -76,7 +76,7 @@ class Envelope(msgspec.Struct, frozen=True):
         return int(text) if text.isascii() and text.isdecimal() and len(text) <= 20 else 0
 
 
-class _Body(msgspec.Struct, Generic[P]):
+class _Body(msgspec.Struct, Generic[P], gc=False):
     metadata: Metadata
     payload: P
 

@@ -27,7 +27,7 @@ class Incoming(Protocol):
     def headers(self) -> dict[str, str] | None: ...  # noqa: D102
 
 
-class Send(msgspec.Struct, frozen=True):
+class Send(msgspec.Struct, frozen=True, gc=False):
     """To be published now. A reply subject means that an answer comes back to one of our inboxes.
 
     NATS headers are not needed: a 1.9 node repeats its metadata there, and none reads them. `joinable`: the peer takes
@@ -40,7 +40,7 @@ class Send(msgspec.Struct, frozen=True):
     joinable: bool = False
 
 
-class Delivery(msgspec.Struct, frozen=True):
+class Delivery(msgspec.Struct, frozen=True, gc=False):
     """A message that waits for its acknowledgement. Hand it to `persisted` once all that it means is stored."""
 
     node: str
@@ -61,7 +61,7 @@ class NodeHandshook(msgspec.Struct, frozen=True):
     reply: str
 
 
-class HeartbeatReceived(msgspec.Struct, frozen=True):
+class HeartbeatReceived(msgspec.Struct, frozen=True, gc=False):
     """A connected node lives. It has been answered."""
 
     node: str

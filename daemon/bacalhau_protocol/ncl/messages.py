@@ -51,7 +51,7 @@ class HandshakeResponse(msgspec.Struct, frozen=True):
     starting_orchestrator_seq: int = msgspec.field(default=0, name="LastOrchestratorSeqNum")
 
 
-class HeartbeatRequest(msgspec.Struct, frozen=True):
+class HeartbeatRequest(msgspec.Struct, frozen=True, gc=False):
     """A node lives; what of it is free; the number of the last message that it has handled."""
 
     node_id: str = msgspec.field(default="", name="NodeID")
@@ -60,7 +60,7 @@ class HeartbeatRequest(msgspec.Struct, frozen=True):
     last_orchestrator_seq: int = msgspec.field(default=0, name="LastOrchestratorSeqNum")
 
 
-class HeartbeatResponse(msgspec.Struct, frozen=True):
+class HeartbeatResponse(msgspec.Struct, frozen=True, gc=False):
     """Its answer."""
 
     last_compute_seq: int = msgspec.field(default=0, name="LastComputeSeqNum")

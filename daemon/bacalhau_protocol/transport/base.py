@@ -13,7 +13,7 @@ from typing import Protocol
 import msgspec
 
 
-class Message(msgspec.Struct, frozen=True):
+class Message(msgspec.Struct, frozen=True, gc=False):
     """A message as it came. `reply` is blank when no answer is wanted."""
 
     subject: str
