@@ -80,31 +80,32 @@ class Bus:
         if not sender.up:
             self.dropped += 1
             return
+        deliver = self._deliver if self.weather is FAIR else self._spoil
         heard = False
         for endpoint in self._route(message.subject):
             if endpoint.up:
                 heard = True
-                self._deliver(sender.name, endpoint, message)
+                deliver(sender.name, endpoint, message)
         if not heard and message.reply:
-            self._deliver("", sender, Message(message.reply, b"", "", NO_RESPONDERS))
+            deliver("", sender, Message(message.reply, b"", "", NO_RESPONDERS))
 
-    def _deliver(self, sender: str, endpoint: Endpoint, message: Message) -> None:
-        weather = self.weather
-        if weather.drop and self._draw() < weather.drop:
+    def _spoil(self, sender: str, endpoint: Endpoint, message: Message) -> None:
+        """Lose a message, repeat it, have others overtake it; or nothing of that."""
+        weather, draw = self.weather, self._draw
+        if draw() < weather.drop:
             self.dropped += 1
             return
-        self._send(sender, endpoint, message)
-        if weather.repeat and self._draw() < weather.repeat:
-            self._send(sender, endpoint, message)
+        for _ in range(2 if draw() < weather.repeat else 1):
+            if draw() < weather.slow:
+                self.clock.after(int(draw() * weather.slow_ns), self._deliver, sender, endpoint, message)
+            else:
+                self._deliver(sender, endpoint, message)
 
-    def _send(self, sender: str, endpoint: Endpoint, message: Message) -> None:
-        weather, draw = self.weather, self._draw
-        at = self.clock.now + weather.delay_ns + int(draw() * weather.jitter_ns)
-        if weather.slow and draw() < weather.slow:
-            at += int(draw() * weather.slow_ns)
-        else:
-            before = endpoint.newest.get(sender, 0)
-            endpoint.newest[sender] = at = at if at > before else before
+    def _deliver(self, sender: str, endpoint: Endpoint, message: Message) -> None:
+        weather, newest = self.weather, endpoint.newest
+        at = self.clock.now + weather.delay_ns + int(self._draw() * weather.jitter_ns)
+        before = newest.get(sender, 0)
+        newest[sender] = at = at if at > before else before
         self.clock.at(at, self._arrive, endpoint, message)
 
     def _arrive(self, endpoint: Endpoint, message: Message) -> None:

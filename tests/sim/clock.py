@@ -31,9 +31,9 @@ class Clock:
         self._planned += 1
         heappush(self._heap, (when if when > self.now else self.now, self._planned, do, arguments))
 
-    def after(self, wait: int, do: Callable[[], None]) -> None:
+    def after(self, wait: int, do: Callable[..., None], *arguments: Any) -> None:
         """Plan something for later."""
-        self.at(self.now + wait, do)
+        self.at(self.now + wait, do, *arguments)
 
     def run(self, until: int) -> None:
         """Let time pass up to a moment."""

@@ -131,10 +131,10 @@ class Process:
     def _arm(self) -> None:
         """Be woken when the machine wants it; a timer that comes too early looks again."""
         at = self.machine.next_tick()
-        self._wake_at = NEVER if at is None else max(at, self.clock.now + 1)
-        if self._wake_at < self._timer_at:
-            self._timer_at = self._wake_at
-            self.clock.at(self._timer_at, self._timer)
+        self._wake_at = at = NEVER if at is None else max(at, self.clock.now + 1)
+        if at < self._timer_at:
+            self._timer_at = at
+            self.clock.at(at, self._timer)
 
     def _timer(self) -> None:
         if not self.alive or self.clock.now < self._timer_at:

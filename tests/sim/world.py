@@ -153,7 +153,7 @@ class World:
             for _ in range(copies):
                 request = Request(user="admin", verb=pending.verb, body=pending.body, id=pending.id, token=pending)
                 wait = LINE_NS + int(self.rng.random() * LINE_NS)
-                self.clock.after(wait, lambda request=request: self.orchestrator.request(request))  # type: ignore[misc]
+                self.clock.after(wait, lambda request=request: self.orchestrator.request(request))
         self.clock.after(ASK_AGAIN_NS, lambda: self._send(pending))
 
     def _answered(self, request: Request, result: Any) -> None:

@@ -103,7 +103,7 @@ class ComputeSession:
         self._failures = 0  # failed handshakes and lost sessions since a heartbeat was answered
         self._handshake_at = 0  # in WAITING
         self._beat_at = 0  # in CONNECTED
-        self._last_answer = 0  # in CONNECTED
+        self._silent_at = 0  # in CONNECTED: when too many heartbeats are unanswered
         self._requests = 0
         self._asked: dict[str, _Asked] = {}  # by the last token of the reply subject
         self._sender = self._new_sender()
@@ -199,7 +199,7 @@ class ComputeSession:
     def next_tick(self) -> int | None:
         """Return when `tick` is next worth calling; None while only the owner or the link can move us."""
         if self.state is _CONNECTED:
-            soonest = min(self._beat_at, self._last_answer + self._silence_ns)
+            soonest = min(self._beat_at, self._silent_at)
             for asked in self._asked.values():
                 soonest = min(soonest, asked.deadline)
             resend = self._sender.next_tick()
@@ -216,7 +216,7 @@ class ComputeSession:
         if self._asked:
             for key in [key for key, asked in self._asked.items() if now >= asked.deadline]:
                 del self._asked[key]
-        if now >= self._last_answer + self._silence_ns:
+        if now >= self._silent_at:
             return self._lose(f"no answer for {self._timings.missed_heartbeats_max} heartbeats", now)
         out: list[ComputeOutput] = []
         if now >= self._beat_at:
@@ -283,7 +283,7 @@ class ComputeSession:
     def _request_answered(self, answer: messages.Payload, asked: _Asked, now: int) -> list[ComputeOutput]:
         match answer:
             case messages.HeartbeatResponse():
-                self._last_answer = now
+                self._silent_at = now + self._silence_ns
                 self._failures = 0
                 return []
             case messages.UpdateNodeInfoResponse():
@@ -298,7 +298,7 @@ class ComputeSession:
 
     def _accepted(self, answer: messages.HandshakeResponse, asked: _Asked, now: int) -> list[ComputeOutput]:
         self._step(ComputeSignal.ACCEPTED)
-        self._last_answer = now
+        self._silent_at = now + self._silence_ns
         self._beat_at = now + self._timings.heartbeat_ns
         self._told = asked.info
         if not self._receiver.has_begun:  # commands may overtake this answer

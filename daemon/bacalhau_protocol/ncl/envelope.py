@@ -152,7 +152,7 @@ def decode(data: bytes) -> Envelope:
 
 
 def _body(data: bytes) -> _Body[msgspec.Raw]:
-    if len(data) <= _HEADER_BYTES or len(data) > ACCEPTED_MAX_BYTES:
+    if not _HEADER_BYTES < len(data) <= ACCEPTED_MAX_BYTES:
         raise _no_envelope(_wrong_size(data))
     (version, checksum), raw = _HEADER.unpack_from(data), data[_HEADER_BYTES:]
     if version not in _VERSIONS:

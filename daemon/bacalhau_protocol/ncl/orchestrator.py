@@ -51,6 +51,7 @@ from bacalhau_protocol.ncl.timings import FOREIGN, LIMITS, OWN, SECOND, Limits, 
 
 CONTROL_SOURCE: Final = "orchestrator-control"
 REQUESTS_SOURCE: Final = "orchestrator-data-plane-responder"
+_CONTROL: Final = Plane.OUT_CTRL
 TICK_MAX_NS: Final = 5 * SECOND
 """`tick` wants to be called at least so often; a longer pause was ours (a stopped process), not the nodes' silence."""
 
@@ -106,9 +107,9 @@ class OrchestratorSessions:
                 return self._answer(message, now)
             return [Ignored("", f"{message.subject} is no subject of ours")]
         node, plane = parsed
+        if plane is _CONTROL:
+            return self._request(node, message, CONTROL_SOURCE, now)
         match plane:
-            case Plane.OUT_CTRL:
-                return self._request(node, message, CONTROL_SOURCE, now)
             case Plane.OUT_REQUESTS:
                 return self._request(node, message, REQUESTS_SOURCE, now)
             case Plane.OUT_MSGS:
