@@ -35,6 +35,7 @@ from bacalhau_protocol.models.job import Job, SpecConfig
 from bacalhau_protocol.models.node import ComputeNodeInfo, NodeInfo
 from bacalhau_protocol.models.resources import Resources
 from bacalhau_protocol.ncl.events import Send
+from bacalhau_protocol.ncl.messages import NCL_PROTOCOL, OWN_PROTOCOL
 from bacalhau_protocol.transport.base import Message
 from tests.sim.bus import Bus, Endpoint
 from tests.sim.clock import MILLI, NEVER, SECOND, TURN_NS, Clock
@@ -64,7 +65,7 @@ def describe(name: str, labels: dict[str, str], capacity: Resources) -> NodeInfo
     return NodeInfo(
         node_id=name,
         labels={"name": name, **labels},
-        supported_protocols=("ncl/v1",),
+        supported_protocols=(NCL_PROTOCOL, OWN_PROTOCOL),
         compute_node_info=ComputeNodeInfo(
             execution_engines=("noop",),
             publishers=("nats",),
