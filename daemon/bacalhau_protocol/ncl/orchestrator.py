@@ -55,6 +55,9 @@ _CONTROL: Final = Plane.OUT_CTRL
 TICK_MAX_NS: Final = 5 * SECOND
 """`tick` wants to be called at least so often; a longer pause was ours (a stopped process), not the nodes' silence."""
 
+LOOK_EVERY_NS: Final = SECOND // 10
+"""What falls due is looked at so often: many nodes fall silent, or have spoken after all, at about the same time."""
+
 
 class OrchestratorSessions:
     """All sessions of one leader.
@@ -215,7 +218,7 @@ class OrchestratorSessions:
         soonest = self._deadlines.soonest()
         if not self._sessions or soonest is None:
             return None
-        return min(soonest, self._last_tick + TICK_MAX_NS)
+        return min(max(soonest, self._last_tick + LOOK_EVERY_NS), self._last_tick + TICK_MAX_NS)
 
     # --- what peers send ---
 
