@@ -220,10 +220,8 @@ class Compute:
     def actions(self, now: int) -> list[Action]:
         """Return what is to be done now, in order."""
         self._now = now
-        while True:
-            self.loop.run(now)
-            if not self._drain():
-                break
+        while self.loop.run(now):
+            self._drain()
         out, self._out = self._out, []
         return self._outbox.gather(out, now)
 
@@ -332,9 +330,8 @@ class Compute:
         except errors.BacalhauError as error:  # a command is not acknowledged then, and comes again
             self._note("input.dropped", str(error), warning=True)
 
-    def _drain(self) -> bool:
-        taken = self.loop.take()
-        for item in taken:
+    def _drain(self) -> None:
+        for item in self.loop.take():
             match item:
                 case Released():
                     self._released(item)
@@ -342,7 +339,6 @@ class Compute:
                     self._out.append(item)
                 case Refused():
                     pass  # nothing of ours is answerable
-        return bool(taken)
 
     def _released(self, released: Released[Input, ComputeEvent]) -> None:
         if released.record is not None:

@@ -187,18 +187,20 @@ class Loop(Generic[S, I, E]):
 
     # ── batches ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def run(self, now: int) -> None:
+    def run(self, now: int) -> bool:
         """Make a batch, unless one is in flight, nothing waits, or something is to be taken first: call it again then.
+
+        Return whether there is something to take.
 
         What was released acts on the state as it was stored, so nothing is decided before it has been taken.
         """
         if self._flight is not None:
             self._repeat(self._flight, now)
-            return
-        if now < self._hold_until:
+        elif now < self._hold_until:
             self._refuse_waiting()
         elif (self._queue or self._woken) and self._may_run():
             self._batch(now)
+        return bool(self._out)
 
     def _may_run(self) -> bool:
         return not (self._out or self.halted or self._reloading)

@@ -189,12 +189,8 @@ class Orchestrator:
     def actions(self, now: int) -> list[Action]:
         """Decide what waits and return what is to be done, in order."""
         loop = self._loop
-        while True:
-            loop.run(now)
-            taken = loop.take()
-            if not taken:
-                break
-            for step in taken:
+        while loop.run(now):
+            for step in loop.take():
                 self._step(step, now)
         if self.leading and now >= self.feed.next():
             self._out += self._flush(now)

@@ -33,7 +33,6 @@ from bacalhau_protocol.ncl.subjects import Plane
 from bacalhau_protocol.ncl.timings import LIMITS, OWN, Limits, Timings
 
 _COMMANDS: Final = frozenset({messages.AskForBid, messages.BidAccepted, messages.BidRejected, messages.CancelExecution})
-_CONTROL: Final = "control"
 # Looking a member of an enumeration up costs more than a call does, and heartbeats do nothing else.
 _CONNECTED: Final = ComputeState.CONNECTED
 _HANDSHAKING: Final = ComputeState.HANDSHAKING
@@ -90,6 +89,7 @@ class ComputeSession:
         self._node = node
         self._inbox = inbox
         self._answers = f"{inbox}."  # how the subjects of answers begin
+        self._control_answers = f"{inbox}.control."
         self._info = info
         self._told = info  # what the orchestrator knows of us
         self._start_time = times.format_time(started_at)
@@ -238,17 +238,17 @@ class ComputeSession:
     def message(self, message: Incoming, now: int) -> list[ComputeOutput]:
         """Take a message from any of the subscriptions. Never raises for what a peer sent."""
         subject = message.subject
+        if subject.startswith(self._control_answers):
+            asked = self._asked.pop(subject[len(self._control_answers) :], None)
+            return self._answered(asked, message, now) if asked else []
         if subject == self._commands:
             if self.state in (ComputeState.LEAVING, ComputeState.CLOSED):
                 return [Ignored(self._node, "a command came while we leave")]
             return list(self._receiver.message(message, _command))
         if not subject.startswith(self._answers):
             return [Ignored(self._node, f"{subject} is no subject of ours")]
-        plane, _, key = subject[len(self._answers) :].partition(".")
-        if plane == _CONTROL:
-            asked = self._asked.pop(key, None)
-            return self._answered(asked, message, now) if asked else []
-        if plane != str(self._handshakes) or self.state is not ComputeState.CONNECTED:
+        session, _, key = subject[len(self._answers) :].partition(".")
+        if session != str(self._handshakes) or self.state is not ComputeState.CONNECTED:
             return []  # an acknowledgement for an earlier session
         if no_responders(message) and self._sender.is_in_flight(key):
             return self._lose("no orchestrator listens to our reports", now)
@@ -357,7 +357,7 @@ class ComputeSession:
         key = str(self._requests)
         self._asked[key] = _Asked(type(request), now + timeout_ns, self._info)
         data = envelope.encode(envelope.metadata(request, source=self._node, now=now), request)
-        return Send(self._control, data, f"{self._answers}{_CONTROL}.{key}")
+        return Send(self._control, data, self._control_answers + key)
 
     def _rehandshake_ns(self) -> int:
         least, most = self._timings.rehandshake_min_ns, self._timings.rehandshake_max_ns
