@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from bacalhau_protocol.models.job import Job, NetworkConfig, NetworkType
 from bacalhau_protocol.models.node import NodeType
 from bacalhau_protocol.ncl import envelope, events, messages, subjects
-from bacalhau_protocol.ncl.orchestrator import TICK_MAX_NS, OrchestratorSessions
+from bacalhau_protocol.ncl.orchestrator import LOOK_EVERY_NS, TICK_MAX_NS, OrchestratorSessions
 from bacalhau_protocol.ncl.subjects import Plane
 from bacalhau_protocol.ncl.timings import FOREIGN, LIMITS, OWN
 from tests.builders_ncl import (
@@ -255,6 +255,19 @@ def test_silence_then_loss(own: bool, timings: Any) -> None:
     assert lost == events.NodeLost(NODE, START, f"nothing heard of the node for {timings.lost_after_ns // SECOND} s")
     assert sessions.connected == frozenset()
     assert sessions.next_tick() is None
+
+
+def test_nodes_that_fall_silent_together_are_looked_at_together() -> None:
+    """Deadlines less than a tenth of a second apart cost one tick."""
+    sessions = orchestrator("n-1")
+    (handshake,) = sessions.message(shake("n-2"), START + 1)
+    assert isinstance(handshake, events.NodeHandshook)
+    sessions.accept(handshake, START + 1, starting_seq=7)
+    silence = START + OWN.unknown_after_ns
+    assert run_until(sessions, silence) == [events.NodeFellSilent("n-1", START)]
+
+    assert sessions.next_tick() == silence + LOOK_EVERY_NS
+    assert sessions.tick(silence + LOOK_EVERY_NS) == [events.NodeFellSilent("n-2", START + 1)]
 
 
 def test_any_message_is_a_sign_of_life() -> None:
