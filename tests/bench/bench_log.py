@@ -1,11 +1,7 @@
-"""Measure the log and the query side alone: append latency, rows per job, rebuild, a start with many jobs.
-
-Run it as `python tests/bench/bench_log.py [--jobs N] [--dir D]`; `--dir` chooses the disk.
-"""
+"""Measure the log and the query side: append latency, rows per job, rebuild, and a start with many jobs."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import resource
@@ -18,37 +14,35 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from bacalhau_daemon.core import events as ev
+from bacalhau_daemon.core.events import CODEC, AnyEvent
+from bacalhau_daemon.core.projection import Restored
+from bacalhau_daemon.devstack import DevStack
+from bacalhau_daemon.log.backup import backup, check, restore
+from bacalhau_daemon.log.base import Stored
+from bacalhau_daemon.log.records import Chain
+from bacalhau_daemon.log.sqlite import SqliteLog, create
+from bacalhau_daemon.log.sqlite_reader import SqliteReader
+from bacalhau_daemon.orchestrator.loading import log_path as log_path_of
+from bacalhau_daemon.query.reader import QueryReader
+from bacalhau_daemon.query.restart import catch_up, rebuild
+from bacalhau_daemon.query.store import QueryStore
+from bacalhau_protocol.api.messages import HistoryQuery, JobQuery, JobRef
+from tests.builders_log import sealed
+from tests.builders_query import job_spec, life
+
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / "daemon"), str(ROOT)]
-
-from bacalhau_daemon.core import events as ev  # noqa: E402
-from bacalhau_daemon.core.events import CODEC, AnyEvent  # noqa: E402
-from bacalhau_daemon.core.projection import Restored  # noqa: E402
-from bacalhau_daemon.log.backup import backup, check, restore  # noqa: E402
-from bacalhau_daemon.log.base import Stored  # noqa: E402
-from bacalhau_daemon.log.records import Chain  # noqa: E402
-from bacalhau_daemon.log.sqlite import SqliteLog, create  # noqa: E402
-from bacalhau_daemon.log.sqlite_reader import SqliteReader  # noqa: E402
-from bacalhau_daemon.query.reader import QueryReader  # noqa: E402
-from bacalhau_daemon.query.restart import catch_up, rebuild  # noqa: E402
-from bacalhau_daemon.query.store import QueryStore  # noqa: E402
-from bacalhau_protocol.api.messages import HistoryQuery, JobQuery, JobRef  # noqa: E402
-from tests.builders_log import sealed  # noqa: E402
-from tests.builders_query import job_spec, life  # noqa: E402
-
+JOBS = 100_000
 INPUTS_PER_RECORD = 100
 LIVE_JOBS = 2000
 
 
 def main() -> None:
     """Run all measurements."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jobs", type=int, default=100_000)
-    parser.add_argument("--dir", type=Path)
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=arguments.dir) as directory:
+    with tempfile.TemporaryDirectory() as directory:
         measure_appends(Path(directory))
-        measure_query(Path(directory), arguments.jobs)
+        measure_query(Path(directory), JOBS)
+        measure_daemon(Path(directory), JOBS)
 
 
 def show(what: str, figure: str) -> None:
@@ -167,7 +161,8 @@ def measure_rows(path: Path, log_path: Path) -> None:
 
 def rebuild_in_child(log_path: Path, query_path: Path, jobs: int) -> None:
     """Rebuild in a process of its own, for its memory's sake."""
-    wall, _ = timed(lambda: subprocess.run([sys.executable, __file__, "rebuild", log_path, query_path], check=True))
+    command = [sys.executable, "-m", "tests.bench.bench_log", str(log_path), str(query_path)]
+    wall, _ = timed(lambda: subprocess.run(command, check=True, cwd=ROOT))
     peak_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     show("rebuild", f"{wall:.1f} s, {jobs / wall:.0f} jobs/s, peak {peak_mb:.0f} MB")
 
@@ -208,8 +203,24 @@ def measure_reads(log_path: Path, query_path: Path) -> None:
     log.close()
 
 
+def measure_daemon(directory: Path, jobs: int) -> None:
+    """An orchestrator that is killed and started again, until it is ready: it leads and serves."""
+    with DevStack(directory / "cluster") as stack:
+        daemon = stack.orchestrator()
+        daemon.stop()
+        log = SqliteLog(log_path_of(daemon.data_dir))
+        chain = log.tip
+        for events in job_events(jobs):
+            _, data, after = CODEC.seal(chain, events, cluster=chain.cluster, term=1, at=1, cause="bench", by="n-0")
+            assert log.append(chain.n, data) == Stored(after.n)
+            chain = after
+        log.close()
+        for what in ("reads what is new", *["is ready again after kill -9"] * 3):
+            began = time.perf_counter()
+            daemon.start().ready(600)
+            show(f"a daemon with {jobs} jobs {what}", f"{time.perf_counter() - began:.2f} s")
+            daemon.kill()
+
+
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["rebuild"]:
-        rebuild(Path(sys.argv[3]), SqliteReader(Path(sys.argv[2])))
-    else:
-        main()
+    rebuild(Path(sys.argv[2]), SqliteReader(Path(sys.argv[1])))
