@@ -65,24 +65,24 @@ class Outbox:
 
     def gather(self, outputs: Sequence[Output], now: int) -> list[Output | Send]:
         """Return what leaves now; see `gather`."""
-        alone = not any(isinstance(one, Send) and one.joinable for one in outputs)
-        if alone and now < self.due:
+        if now < self.due:
             rest: list[Output | Send] = []
+            waiting: list[Send] = []
             for one in outputs:
-                if isinstance(one, Send) and _may_wait(one):
-                    if not self._held:
-                        self.due = now + self._hold_ns
-                    self._held.append(one)
+                if isinstance(one, Send) and one.joinable:
+                    break
+                if isinstance(one, Send) and one.data is ACK and one.subject.startswith(OWN_INBOX):
+                    waiting.append(one)
                 else:
                     rest.append(one)
-            return rest
+            else:
+                if waiting and not self._held:
+                    self.due = now + self._hold_ns
+                self._held += waiting
+                return rest
         held, self._held, self.due = self._held, [], NEVER
         together: list[Output | Send] = [*held, *outputs]
         return gather(together)
-
-
-def _may_wait(send: Send) -> bool:
-    return send.data is ACK and send.subject.startswith(OWN_INBOX)
 
 
 def gather(outputs: Iterable[Output]) -> list[Output | Send]:

@@ -7,9 +7,9 @@ read, version 1 is written. The texts of errors are Go's, because peers and peop
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar
+from zlib import crc32
 
 import msgspec
 from msgspec import UNSET
@@ -27,6 +27,7 @@ JSON_V1, PROTOBUF_V2 = 1, 2
 _VERSIONS: Final = {JSON_V1: "json-v1", PROTOBUF_V2: "protobuf-v1"}
 _HEADER = struct.Struct(">BI")
 _HEADER_BYTES = _HEADER.size
+_pack_header, _unpack_header = _HEADER.pack, _HEADER.unpack_from
 
 
 class Unreadable(UsageError):
@@ -130,7 +131,7 @@ def encode(metadata_: Metadata, payload: Payload) -> bytes:
             f"a {NAMES[type(payload)]} message has {len(body)} bytes; the most that NATS carries is {SENT_MAX_BYTES}",
             hint="make the job's specification or its inline inputs smaller",
         )
-    return _HEADER.pack(JSON_V1, zlib.crc32(body)) + body
+    return _pack_header(JSON_V1, crc32(body)) + body
 
 
 def decode(data: bytes) -> Envelope:
@@ -154,10 +155,10 @@ def decode(data: bytes) -> Envelope:
 def _body(data: bytes) -> _Body[msgspec.Raw]:
     if not _HEADER_BYTES < len(data) <= ACCEPTED_MAX_BYTES:
         raise _no_envelope(_wrong_size(data))
-    (version, checksum), raw = _HEADER.unpack_from(data), data[_HEADER_BYTES:]
+    (version, checksum), raw = _unpack_header(data), data[_HEADER_BYTES:]
     if version not in _VERSIONS:
         raise _no_envelope(f"unsupported encoding: 0x{version:02x}")
-    if zlib.crc32(raw) != checksum:
+    if crc32(raw) != checksum:
         raise _no_envelope("bad message: CRC check failed")
     try:
         if version == JSON_V1:
