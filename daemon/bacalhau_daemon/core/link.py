@@ -39,7 +39,6 @@ from bacalhau_protocol.ncl.orchestrator import OrchestratorSessions
 
 ENDED_REMEMBERED_MAX = 10_000
 """Executions whose node may still send the end of its log."""
-_PASSED_ON = (Send, Disconnect)
 EXTENSIONS = ("hello", "phase", "logtail")
 
 
@@ -77,10 +76,30 @@ class NodeLink:
         """Pass messages on, and take in what has happened; `subject` is where the message came that led to it."""
         out: list[Action] = []
         for output in outputs:
-            if isinstance(output, _PASSED_ON):
-                out.append(output)
-            else:
-                self._hear(output, now, subject)
+            match output:  # the most frequent first
+                case Send():
+                    out.append(output)
+                case ncl.HeartbeatReceived():
+                    self._heartbeat(output, now)
+                case ncl.ReportReceived():
+                    self._offer(Reported(output.node, output.report, output.delivery))
+                case ncl.DeliveryConfirmed(tag=Cancelled(x=x)):
+                    self._offer(Confirmed(x))
+                case ncl.DeliveryConfirmed():
+                    pass
+                case ncl.NodeFellSilent() | ncl.NodeSpokeAgain() | ncl.NodeLost() | ncl.NodeLeft():
+                    self._offer(_connection_change(output))
+                case ncl.NodeHandshook() | ncl.NodeInfoUpdated():
+                    self._offer(_introduction(output))
+                case ncl.DeliveryRefused(tag=Offered(execution_id=execution_id)):
+                    words = f"the node cannot read what it was sent: {output.reason}"
+                    self._offer(Undeliverable(output.node, execution_id, words))
+                case ncl.DeliveryRefused() | ncl.Malformed() | ncl.Ignored():
+                    self._complain(output, now, subject)
+                case Disconnect():
+                    out.append(output)
+                case _:
+                    assert_never(output)
         return out
 
     def remember(self, execution: ExecutionState) -> None:
@@ -91,30 +110,6 @@ class NodeLink:
                 del self._ended[next(iter(self._ended))]
 
     # ── NCL ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _hear(self, event: ncl.OrchestratorEvent, now: int, subject: str) -> None:
-        match event:  # the most frequent first
-            case ncl.HeartbeatReceived():
-                self._heartbeat(event, now)
-            case ncl.ReportReceived():
-                self._offer(Reported(event.node, event.report, event.delivery))
-            case ncl.DeliveryConfirmed(tag=Cancelled(x=x)):
-                self._offer(Confirmed(x))
-            case ncl.DeliveryConfirmed():
-                pass
-            case ncl.NodeFellSilent() | ncl.NodeSpokeAgain() | ncl.NodeLost() | ncl.NodeLeft():
-                self._offer(_connection_change(event))
-            case ncl.NodeHandshook():
-                self._offer(Handshake(event))
-            case ncl.NodeInfoUpdated():
-                self._offer(InfoChange(event.node, event.info))
-            case ncl.DeliveryRefused(tag=Offered(execution_id=execution_id)):
-                words = f"the node cannot read what it was sent: {event.reason}"
-                self._offer(Undeliverable(event.node, execution_id, words))
-            case ncl.DeliveryRefused() | ncl.Malformed() | ncl.Ignored():
-                self._complain(event, now, subject)
-            case _:
-                assert_never(event)
 
     def _complain(self, event: ncl.DeliveryRefused | ncl.Malformed | ncl.Ignored, now: int, subject: str) -> None:
         """Count what could not be used, and say so; an execution that it was about ends with these words."""
@@ -182,6 +177,10 @@ class NodeLink:
         same = before is not None and before.phase.name == report.phase.name
         heard[execution.id] = Heard(report.phase, before.began if before is not None and same else now, now)
         self._feed.soft(execution)
+
+
+def _introduction(event: ncl.NodeHandshook | ncl.NodeInfoUpdated) -> Handshake | InfoChange:
+    return Handshake(event) if isinstance(event, ncl.NodeHandshook) else InfoChange(event.node, event.info)
 
 
 def _connection_change(
