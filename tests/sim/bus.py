@@ -1,6 +1,7 @@
 """A bus in virtual time that delays, drops, repeats and reorders; links can be cut. Subjects work as in NATS.
 
 As in NATS, what one connection sends reaches another in order; only a message that bad weather makes slow is overtaken.
+What comes within a turn of a process' event loop is read together.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable
 import msgspec
 
 from bacalhau_protocol.transport.base import Message
-from tests.sim.clock import MILLI, Clock
+from tests.sim.clock import MILLI, TURN_NS, Clock
 
 Receive = Callable[[Message], None]
 NO_RESPONDERS = {"Status": "503"}
@@ -52,6 +53,7 @@ class Bus:
         self._exact: dict[str, list[Endpoint]] = {}
         self._patterns: list[tuple[list[str], Endpoint]] = []
         self._routes: dict[str, list[Endpoint]] = {}
+        self._arriving: dict[int, list[tuple[Endpoint, Message]]] = {}
 
     def subscribe(self, endpoint: Endpoint, *subjects: str) -> None:
         """Subscribe; `*` and `>` as in NATS."""
@@ -104,16 +106,22 @@ class Bus:
     def _deliver(self, sender: str, endpoint: Endpoint, message: Message) -> None:
         weather, newest = self.weather, endpoint.newest
         at = self.clock.now + weather.delay_ns + int(self._draw() * weather.jitter_ns)
+        at += -at % TURN_NS
         before = newest.get(sender, 0)
         newest[sender] = at = at if at > before else before
-        self.clock.at(at, self._arrive, endpoint, message)
+        arriving = self._arriving.get(at)
+        if arriving is None:
+            arriving = self._arriving[at] = []
+            self.clock.at(at, self._arrive, at)
+        arriving.append((endpoint, message))
 
-    def _arrive(self, endpoint: Endpoint, message: Message) -> None:
-        if endpoint.up:
-            self.delivered += 1
-            endpoint.receive(message)
-        else:
-            self.dropped += 1
+    def _arrive(self, at: int) -> None:
+        for endpoint, message in self._arriving.pop(at):
+            if endpoint.up:
+                self.delivered += 1
+                endpoint.receive(message)
+            else:
+                self.dropped += 1
 
     def _route(self, subject: str) -> list[Endpoint]:
         found = self._routes.get(subject)

@@ -38,7 +38,7 @@ from bacalhau_protocol.ncl.events import Send
 from bacalhau_protocol.ncl.messages import NCL_PROTOCOL, OWN_PROTOCOL
 from bacalhau_protocol.transport.base import Message
 from tests.sim.bus import Bus, Endpoint
-from tests.sim.clock import MILLI, NEVER, SECOND, TURN_NS, Clock
+from tests.sim.clock import MILLI, NEVER, SECOND, Clock
 
 APPEND_NS, RELOAD_NS, HELLO_RETRY_NS, HELLO_TRIES = MILLI // 2, 5 * MILLI, 2 * SECOND, 5
 CAPACITY = Resources(cpu=4.0, memory=8_000_000_000, disk=50_000_000_000)
@@ -174,10 +174,10 @@ class Process:
     # ── actions ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def wake(self) -> None:
-        """Ask the machine at the end of this turn what is to be done: what has come by then is decided together."""
+        """Ask the machine at the end of this moment what is to be done: what has come by then is decided together."""
         if not self._pumping:
             self._pumping = True
-            self.clock.after(TURN_NS, self._pump)
+            self.clock.at(self.clock.now, self._pump)
 
     def _pump(self) -> None:
         self._pumping = False

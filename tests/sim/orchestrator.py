@@ -26,7 +26,7 @@ from bacalhau_daemon.core.requests import Request
 from bacalhau_daemon.log.memory import MemoryLog
 from bacalhau_protocol.transport.base import Message
 from tests.sim.bus import Bus, Endpoint
-from tests.sim.clock import MILLI, NEVER, TURN_NS, Clock
+from tests.sim.clock import MILLI, NEVER, Clock
 from tests.sim.rows import Rows
 
 APPEND_NS, ROWS_NS, LOOKUP_NS, RELOAD_NS = MILLI // 2, 20 * MILLI, MILLI, 5 * MILLI
@@ -106,10 +106,10 @@ class Process:
     # ── actions ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def wake(self) -> None:
-        """Ask the machine at the end of this turn what is to be done: what has come by then is decided together."""
+        """Ask the machine at the end of this moment what is to be done: what has come by then is decided together."""
         if not self._pumping:
             self._pumping = True
-            self.clock.after(TURN_NS, self._pump)
+            self.clock.at(self.clock.now, self._pump)
 
     def _pump(self) -> None:
         self._pumping = False
