@@ -76,6 +76,7 @@ def _print(out: Output, full: m.NodeFull) -> None:
             ("Engines", ", ".join(info.execution_engines or ())),
             ("Inputs", ", ".join(info.storage_sources or ())),
             ("Publishers", ", ".join(info.publishers or ())),
+            *(("Lacks", f"{what}: {why}") for what, why in (info.unavailable or {}).items()),
             ("Free", _amounts(node)),
             ("Running", str(info.running_executions)),
         ]

@@ -233,6 +233,7 @@ def node_page(node: NodeState, now_ns: int) -> Page:
             ("engines", ", ".join(info.execution_engines or ())),
             ("storages", ", ".join(info.storage_sources or ())),
             ("publishers", ", ".join(info.publishers or ())),
+            *(("lacks", f"{what}: {why}") for what, why in (info.unavailable or {}).items()),
         ]
     )
     if node.info.labels:

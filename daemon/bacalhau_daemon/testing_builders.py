@@ -92,6 +92,7 @@ def a_node(
     labels: dict[str, str] | None = None,
     version: str = "v1.9.3",
     foreign: bool = False,
+    unavailable: dict[str, str] | None = None,
 ) -> NodeInfo:
     """Return a node of four cores that describes itself; name only what matters."""
     most = Resources(cpu=cpu, memory=memory, disk=disk, gpu=gpu)
@@ -106,6 +107,7 @@ def a_node(
             max_capacity=most,
             available_capacity=most,
             max_job_requirements=most,
+            unavailable=unavailable or msgspec.UNSET,
         ),
         version=BuildVersion(major="1", minor="9", git_version=version),
     )

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -87,6 +88,26 @@ def test_every_look_works_on_a_real_cluster(shared: DevStack, tmp_path: Path) ->
         assert printed.strip(), line
         if "json" in line:
             json.loads(printed)
+
+
+def test_a_node_says_why_it_cannot_do_something(tmp_path: Path) -> None:
+    """Where it is shown, and to whom it refuses a job."""
+    with DevStack(tmp_path / "cluster") as stack:
+        stack.config_dir.mkdir(parents=True)
+        (stack.config_dir / "daemon.toml").write_text('[engines.docker]\nhost = "unix:///nowhere.sock"\n')
+        stack.hybrid("--name", "n-one")
+        job = {
+            "Name": "no",
+            "Type": "batch",
+            "Tasks": [{"Name": "main", "Engine": {"Type": "docker", "Params": {"Image": "a"}}}],
+        }
+
+        shown = stack.command("node", "get", "n-one").stdout
+        refused = stack.command("job", "run", "-", "--wait", stdin=json.dumps(job), check=False)
+
+    assert re.search(r"Lacks +=? *engine docker: .*/nowhere.sock", shown), shown
+    assert "/nowhere.sock" in refused.stdout + refused.stderr
+    assert refused.returncode != 0
 
 
 def test_wrong_requests_have_exit_codes(shared: DevStack, tmp_path: Path) -> None:

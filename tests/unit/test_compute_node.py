@@ -311,6 +311,21 @@ async def test_a_bug_of_an_engine_takes_nothing_along(pair: Pair, monkeypatch: p
     assert isinstance(await orchestrator.run(noop(2)), ncl.RunResult)
 
 
+async def test_a_plugin_that_cannot_work_says_why(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that raises; nothing is said of those that can."""
+    site, _ = pair
+
+    async def broken() -> None:
+        raise OSError("no such device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(site.plugins.engines.members["noop"], "ability", broken)
+        assert await site.plugins.poll(), "something was lost"
+    assert site.plugins.unavailable["engine noop"] == "OSError: no such device"
+    assert await site.plugins.poll(), "and came back"
+    assert "engine noop" not in site.plugins.unavailable
+
+
 async def test_bacalhaus_orchestrator_gets_no_result_that_it_does_not_know(tmp_path: Path) -> None:
     """Without a publisher there is none; and nothing of our extension is said."""
     async with cluster(tmp_path, own=False) as (site, orchestrator):

@@ -378,6 +378,15 @@ def test_what_could_not_be_placed_is_told_like_bacalhau_does() -> None:
     assert [near.node for near in why.why.near] == ["n-1", "n-2", "n-3"]
 
 
+def test_a_node_that_lacks_what_it_has_installed_says_why() -> None:
+    """In the words of its plug-in; what the job does not ask for is left out."""
+    lacks = {"engine docker": "no daemon answers", "publisher s3": "no credentials"}
+    why = unplaced(a_fleet(a_record("n-1", unavailable=lacks)), a_need(engine="docker"), 1)
+
+    assert "does not support docker, only noop, wasm (docker: no daemon answers)" in why.message
+    assert "credentials" not in why.message
+
+
 def test_only_what_can_never_fit_is_hopeless() -> None:
     """Busy, silent and lost nodes may come round; a node that has refused for good will not."""
     need = a_need(cpu="2")

@@ -26,6 +26,7 @@ POLL_S = 10.0  # so that a node says within 15 s what it gained or lost
 ABILITY_TIMEOUT_S = 10.0
 MEASURE_TIMEOUT_S = 10.0  # of all inputs of an offer: the acknowledgement waits for it
 ALIASES = {"localdirectory": "local"}  # share settings
+REASON_CHARACTERS_MAX = 300
 _NO = Ability(available=False, reason="not asked yet")
 
 T = TypeVar("T", bound=Engine | Storage | Publisher)
@@ -43,15 +44,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 class Group(Generic[T]):
     """The plug-ins of one entry point group."""
 
-    def __init__(self, name: str, members: dict[str, T]) -> None:
+    def __init__(self, name: str, members: dict[str, T], unusable: Mapping[str, str] | None = None) -> None:
         self.name = name
         self.members = members
+        self.unusable = dict(unusable or {})  # could not be loaded, and why
         self.abilities: dict[str, Ability] = dict.fromkeys(members, _NO)
 
     @property
     def available(self) -> frozenset[str]:
         """Names of those that can work now."""
         return frozenset(name for name, ability in self.abilities.items() if ability.available)
+
+    @property
+    def unavailable(self) -> dict[str, str]:
+        """Names of those that cannot work now, with the reason."""
+        said = {name: ability.reason for name, ability in self.abilities.items() if not ability.available}
+        return dict(sorted((said | self.unusable).items()))
 
     def get(self, config: SpecConfig | None) -> T:
         """Return the plug-in of this type. Raises `NodeFailed` when there is none."""
@@ -82,18 +90,32 @@ class Plugins:
     """All three groups."""
 
     def __init__(self, node_id: str, data_dir: Path, settings: Settings) -> None:
-        def group(name: str, tables: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+        def load(name: str, tables: Mapping[str, dict[str, Any]]) -> tuple[dict[str, Any], dict[str, str]]:
             return _load(name, node_id, data_dir, tables)
 
-        self.engines: Group[Engine] = Group("engines", group(plugins.ENGINES, settings.engines))
-        self.storages: Group[Storage] = Group("storages", group(plugins.STORAGES, settings.storages))
-        self.publishers: Group[Publisher] = Group("publishers", group(plugins.PUBLISHERS, settings.publishers))
+        self.engines: Group[Engine] = Group("engines", *load(plugins.ENGINES, settings.engines))
+        self.storages: Group[Storage] = Group("storages", *load(plugins.STORAGES, settings.storages))
+        self.publishers: Group[Publisher] = Group("publishers", *load(plugins.PUBLISHERS, settings.publishers))
 
     async def poll(self) -> bool:
         """Ask every plug-in; return whether something was gained or lost."""
         before = self._available()
         await asyncio.gather(self.engines.poll(), self.storages.poll(), self.publishers.poll())
         return before != self._available()
+
+    @property
+    def unavailable(self) -> dict[str, str]:
+        """What is installed but cannot work now, as `engine docker`, with the reason."""
+        groups: list[tuple[str, Group[Any]]] = [
+            ("engine", self.engines),
+            ("storage", self.storages),
+            ("publisher", self.publishers),
+        ]
+        return {
+            f"{kind} {name}": reason[:REASON_CHARACTERS_MAX]
+            for kind, group in groups
+            for name, reason in group.unavailable.items()
+        }
 
     def _available(self) -> tuple[frozenset[str], ...]:
         return self.engines.available, self.storages.available, self.publishers.available
@@ -144,8 +166,12 @@ class Plugins:
                 log.warning("plugin.close_failed", plugin=name, error=repr(error))
 
 
-def _load(group: str, node_id: str, data_dir: Path, tables: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+def _load(
+    group: str, node_id: str, data_dir: Path, tables: Mapping[str, dict[str, Any]]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the plug-ins of a group by name, and why others could not be loaded."""
     loaded: dict[str, Any] = {}
+    unusable: dict[str, str] = {}
     by_name = {name.lower(): dict(table) for name, table in tables.items()}
     for name in plugins.names(group):
         table = dict(by_name.get(name) or by_name.get(ALIASES.get(name, ""), {}))
@@ -160,7 +186,8 @@ def _load(group: str, node_id: str, data_dir: Path, tables: Mapping[str, dict[st
             if isinstance(error.__cause__, errors.UsageError):
                 raise error.__cause__ from error  # a wrong setting stops the start, said as such
             log.warning("plugin.unusable", group=group, plugin=name, reason=str(error))
-    return loaded
+            unusable[name] = str(error)
+    return loaded, unusable
 
 
 async def _ask(member: Engine | Storage | Publisher) -> Ability:

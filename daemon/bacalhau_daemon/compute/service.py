@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
-from msgspec import structs
+from msgspec import UNSET, structs
 
 from bacalhau_daemon.compute import capacity, gpus, journal, retention
 from bacalhau_daemon.compute.abilities import POLL_S, Plugins
@@ -221,6 +221,7 @@ class Host:
                 storage_sources=tuple(sorted(self.plugins.storages.available)),
                 max_capacity=self.amount,
                 max_job_requirements=self.amount,
+                unavailable=self.plugins.unavailable or UNSET,
             ),
             version=BuildVersion(
                 major="1",

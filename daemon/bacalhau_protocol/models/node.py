@@ -43,6 +43,8 @@ class ComputeNodeInfo(msgspec.Struct, frozen=True):
     running_executions: int = msgspec.field(default=0, name="RunningExecutions")
     enqueued_executions: int = msgspec.field(default=0, name="EnqueuedExecutions")
     address: str = msgspec.field(default="", name="address")  # lower case on Bacalhau's wire
+    unavailable: dict[str, str] | msgspec.UnsetType = msgspec.field(default=msgspec.UNSET, name="Unavailable")
+    """Of our own nodes: what is installed but cannot work now, as `engine docker`, with the reason."""
 
 
 class NodeInfo(msgspec.Struct, frozen=True):

@@ -113,25 +113,26 @@ def _membership(slot: Slot, need: Need) -> Finding:
 
 
 def _engine(slot: Slot, need: Need) -> Finding:
-    return _listed("engine", (need.engine,), slot.engines, "start the engine on the node, or use one that it has")
+    return _listed(slot, "engine", (need.engine,), slot.engines, "start the engine on the node, or use one that it has")
 
 
 def _publisher(slot: Slot, need: Need) -> Finding:
     wanted = (need.publisher,) if need.publisher else ()
-    return _listed("publisher", wanted, slot.publishers, "name a publisher that the node has")
+    return _listed(slot, "publisher", wanted, slot.publishers, "name a publisher that the node has")
 
 
 def _storage(slot: Slot, need: Need) -> Finding:
-    return _listed("storage", need.storages, slot.storages, "use an input type that the node has")
+    return _listed(slot, "storage", need.storages, slot.storages, "use an input type that the node has")
 
 
-def _listed(check: str, wanted: tuple[str, ...], have: frozenset[str], hint: str) -> Finding:
+def _listed(slot: Slot, check: str, wanted: tuple[str, ...], have: frozenset[str], hint: str) -> Finding:
     passed = have.issuperset(wanted)
+    why = [f"{name}: {slot.unavailable[key]}" for name in wanted if (key := f"{check} {name}") in slot.unavailable]
     return Finding(
         check=check,
         passed=passed,
         required=", ".join(wanted) or "nothing",
-        actual=", ".join(sorted(have)) or "nothing",
+        actual=(", ".join(sorted(have)) or "nothing") + (f" ({'; '.join(why)})" if why else ""),
         hint="" if passed else hint,
         permanent=True,
     )

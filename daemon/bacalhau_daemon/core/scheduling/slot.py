@@ -41,6 +41,7 @@ class Slot:
         "said",
         "said_twice",
         "storages",
+        "unavailable",
         "version_known",
         "version_ok",
     )
@@ -67,6 +68,7 @@ class Slot:
         self.engines = _names(compute.execution_engines)
         self.publishers = _names(compute.publishers)
         self.storages = _names(compute.storage_sources)
+        self.unavailable: dict[str, str] = compute.unavailable or {}
         self.max = amounts(compute.max_capacity)
         self.has_anything = any(self.max)
         self.job_max = _least(self.max, amounts(compute.max_job_requirements))  # what one job may ask for
