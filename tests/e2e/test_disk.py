@@ -98,6 +98,7 @@ async def test_nothing_acknowledged_is_lost_on_a_full_disk(small_disk: SmallDisk
                 small_disk.fill()
             assert number < 20_000, "the disk is full at last"
             small_disk.relieve()
+        async with client_of(orchestrator) as client:  # a patient one: the log is not tried again at once
             after = await client.submit_job(noop(), request_id="after")
 
             await all_ended(client)
