@@ -27,12 +27,13 @@ from bacalhau_protocol.api import messages as m
 from bacalhau_protocol.api import subjects
 from bacalhau_protocol.api.tokens import Ticket, TicketSigner
 from bacalhau_protocol.models.execution import Execution
+from bacalhau_protocol.models.job import Job
 from bacalhau_protocol.ncl import messages as ncl
 from bacalhau_protocol.ncl.events import NodeHandshook, ReportReceived, Send
 from bacalhau_protocol.ncl.orchestrator import OrchestratorSessions
 from bacalhau_protocol.transport.base import Message
 from bacalhau_protocol.transport.memory import MemoryBroker, MemoryBus
-from tests.builders_compute import CAPACITY, INFO, NODE
+from tests.builders_compute import CAPACITY, INFO, NODE, execution
 
 SEED = b"s" * 32
 USER = "alice"
@@ -204,6 +205,14 @@ class Site:
         if answer.headers and m.ERROR in answer.headers:
             raise errors.from_wire(answer.data)
         return answer
+
+
+def noop(number: int = 1, task: dict[str, Any] | None = None, **params: Any) -> Execution:
+    """A noop execution; `task` changes its task."""
+    made = execution(number, cpu=0.1, params=params)
+    assert isinstance(made.job, Job)
+    changed = msgspec.structs.replace(made.job.task, **(task or {}))
+    return msgspec.structs.replace(made, job=msgspec.structs.replace(made.job, tasks=(changed,)))
 
 
 @contextlib.asynccontextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,11 +12,9 @@ import pytest
 
 from bacalhau_daemon.compute import layout, runner
 from bacalhau_daemon.testing import wait_until
-from bacalhau_protocol.models.execution import Execution
 from bacalhau_protocol.models.job import InputSource, Job, ResultPath, SpecConfig, Task, TimeoutConfig
 from bacalhau_protocol.ncl import messages as ncl
-from tests.builders_compute import execution
-from tests.builders_node import Orchestrator, Site, cluster
+from tests.builders_node import Orchestrator, Site, cluster, noop
 
 Pair = tuple[Site, Orchestrator]
 
@@ -26,14 +23,6 @@ Pair = tuple[Site, Orchestrator]
 async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
     async with cluster(tmp_path) as pair:
         yield pair
-
-
-def noop(number: int = 1, task: dict[str, Any] | None = None, **params: Any) -> Execution:
-    """A noop execution; `task` changes its task."""
-    made = execution(number, cpu=0.1, params=params)
-    assert isinstance(made.job, Job)
-    changed = msgspec.structs.replace(made.job.task, **(task or {}))
-    return msgspec.structs.replace(made, job=msgspec.structs.replace(made.job, tasks=(changed,)))
 
 
 def inline(text: str, target: str = "/in") -> InputSource:
@@ -343,58 +332,3 @@ async def test_a_task_without_a_task_list_does_not_hurt(pair: Pair) -> None:
     bare = Task(name="main", engine=SpecConfig(type="noop"), env=None, input_sources=None, result_paths=None)
     job = msgspec.structs.replace(made.job, tasks=(bare,), meta=None, labels=None, constraints=None)
     assert isinstance(await orchestrator.run(msgspec.structs.replace(made, job=job)), ncl.RunResult)
-
-
-async def test_a_stream_over_its_limit_ends_the_run(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also when its engine does not look: the disk is the node's."""
-    monkeypatch.setattr(layout, "STREAM_BYTES_MAX", 1000)
-    monkeypatch.setattr(runner, "GUARD_S", 0.05)
-    site, orchestrator = pair
-    report = await orchestrator.run(noop(OutputBytes=5000, DelayMs=60_000))
-    assert isinstance(report, ncl.ComputeError)
-    assert report.events
-    assert report.events[0].message == "stdout is larger than 1000 bytes"
-    assert (site.root / "e-1/results/stdout").stat().st_size == 1000
-
-
-@pytest.mark.parametrize("phase", [runner.PREPARING, runner.PUBLISHING])
-async def test_preparing_and_publishing_have_a_limit(pair: Pair, monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
-    """What hangs there ends the execution with words, and the next one runs."""
-    site, orchestrator = pair
-
-    async def hangs(*_: object) -> None:
-        await asyncio.Event().wait()
-
-    member = (
-        site.plugins.engines.members["noop"] if phase == runner.PREPARING else site.plugins.publishers.members["nats"]
-    )
-    with monkeypatch.context() as patched:
-        patched.setattr(runner, "GUARD_S", 0.02)
-        patched.setitem(runner.LIMITS_S, phase, 0.1)
-        patched.setattr(member, "prepare" if phase == runner.PREPARING else "publish", hangs)
-        report = await orchestrator.run(noop(1))
-    assert isinstance(report, ncl.ComputeError)
-    assert report.events is not None
-    assert f"{phase} took longer than 0.1 s" in report.events[0].message
-    assert isinstance(await orchestrator.run(noop(2)), ncl.RunResult)
-
-
-async def test_an_engine_that_does_not_let_go_is_left(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a while the cancelled execution is over, whatever its engine does."""
-    monkeypatch.setattr(runner, "CANCEL_REPEAT_S", 0.01)
-    monkeypatch.setattr(runner, "CANCEL_GIVE_UP_S", 0.1)
-    site, orchestrator = pair
-    engine = site.plugins.engines.members["noop"]
-    told: list[str] = []
-
-    async def deaf(execution_id: str, grace_s: float) -> None:
-        told.append(execution_id)
-
-    monkeypatch.setattr(engine, "cancel", deaf)
-    await orchestrator.say(ncl.ask_for_bid(noop(1, DelayMs=60_000)))
-    await orchestrator.report("e-1")
-    await orchestrator.say(ncl.BidAccepted(execution_id="e-1"))
-    await wait_until(lambda: site.node.runner and len(site.node.runner))
-    await orchestrator.say(ncl.CancelExecution(execution_id="e-1"))
-    await wait_until(lambda: not site.node.machine.state.runs)
-    assert len(told) > 1, "it is told again and again"

@@ -44,10 +44,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 class Group(Generic[T]):
     """The plug-ins of one entry point group."""
 
-    def __init__(self, name: str, members: dict[str, T], unusable: Mapping[str, str] | None = None) -> None:
+    def __init__(self, name: str, members: dict[str, T], unusable: dict[str, str]) -> None:
         self.name = name
         self.members = members
-        self.unusable = dict(unusable or {})  # could not be loaded, and why
+        self.unusable = unusable  # could not be loaded, and why
         self.abilities: dict[str, Ability] = dict.fromkeys(members, _NO)
 
     @property

@@ -84,7 +84,7 @@ class Run:
         self.job: Job = action.execution.job
         self.task: asyncio.Task[RunEnded] | None = None
         self.phases: list[Phase] = []
-        self.entered_s = 0.0  # when the last of them began, by a clock that never jumps
+        self.entered_s = time.monotonic()  # when the last of them began here, by a clock that never jumps
         self.prepared: list[tuple[str, PreparedInput]] = []  # with the kind of their storage
         self.cancelled = False
         self.engine: Engine | None = None  # while it runs
@@ -317,11 +317,11 @@ class Runner:
     def _look_at(self, run: Run, took_s: float) -> None:
         """Stop a run that has been in its phase for so long, if that is over a limit."""
         limit_s = LIMITS_S.get(run.phase)
-        if limit_s is not None:
-            if took_s > limit_s and not run.overdue and run.task is not None:
+        if run.engine is None:
+            if limit_s is not None and took_s > limit_s and not run.overdue and run.task is not None:
                 run.overdue = f"{run.phase} took longer than {limit_s:g} s"
                 run.task.cancel()
-        elif run.engine is not None and run.request is not None and run.limit is None:
+        elif run.phase == RUNNING and run.request is not None and run.limit is None:
             run.limit = _over_limit(run.request, took_s)
             if run.limit is not None:
                 self._stop_engine(run, run.engine)

@@ -71,12 +71,11 @@ from bacalhau_protocol.ncl.events import (
     SessionLost,
     SessionOpened,
 )
-from bacalhau_protocol.ncl.timings import OWN, Timings
+from bacalhau_protocol.ncl.timings import NEVER, OWN, Timings
 
 SNAPSHOT_AFTER_BYTES = 4 * 1024 * 1024  # of journal since the last snapshot, beyond the snapshot's own size
 WITHDRAW_EVERY_NS = 60 * 1_000_000_000
 SETTLE_WITHIN_NS, SETTLE_AT_ONCE_MAX = 200_000_000, 256
-NEVER = 1 << 63
 
 
 class Compute:

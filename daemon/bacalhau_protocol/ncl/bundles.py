@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 from bacalhau_protocol.ncl.envelope import Unreadable
 from bacalhau_protocol.ncl.events import Send
 from bacalhau_protocol.ncl.subjects import OWN_INBOX
+from bacalhau_protocol.ncl.timings import NEVER
 
 ACK: Final = b"{}"
 """Not empty, not a copy of the message's headers: what a real node sends."""
@@ -24,7 +25,6 @@ BUNDLED_MAX: Final = 256
 BUNDLED_MAX_BYTES: Final = 128 * 1024
 NUMBER_DIGITS_MAX: Final = 18
 HOLD_NS: Final = 25_000_000  # an acknowledgement waits at most so long for company
-NEVER: Final = 1 << 63
 _LENGTH = struct.Struct(">I")
 
 Output = TypeVar("Output")

@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 SECOND: Final = 1_000_000_000
+NEVER: Final = 1 << 63  # later than any moment
 
 
 class Timings(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,8 +21,8 @@ from bacalhau_daemon.core.loop import Decision
 from bacalhau_daemon.core.policy import INFO_BYTES_MAX, REASON_CHARACTERS_MAX
 from bacalhau_daemon.core.state import NodeRecord, State, Status
 from bacalhau_protocol.models.node import NodeInfo, NodeType
-from bacalhau_protocol.models.resources import Resources
 from bacalhau_protocol.ncl.events import Ignored
+from bacalhau_protocol.ncl.messages import lasting
 
 NOTHING: Decision[AnyEvent] = Decision()
 NODES_MAX = 20_000
@@ -88,17 +88,15 @@ def _await_reports(context: Context, state: State, node: NodeRecord, now: int) -
 
 def static_info(info: NodeInfo) -> NodeInfo:
     """Return what of a node is worth a record: what it has, without what is free just now."""
-    compute = msgspec.structs.replace(
-        info.compute_node_info,
-        queue_capacity=Resources(),
-        available_capacity=Resources(),
-        running_executions=0,
-        enqueued_executions=0,
-        execution_engines=_ordered(info.compute_node_info.execution_engines),
-        publishers=_ordered(info.compute_node_info.publishers),
-        storage_sources=_ordered(info.compute_node_info.storage_sources),
+    kept = lasting(info)
+    offer = kept.compute_node_info
+    ordered = msgspec.structs.replace(
+        offer,
+        execution_engines=_ordered(offer.execution_engines),
+        publishers=_ordered(offer.publishers),
+        storage_sources=_ordered(offer.storage_sources),
     )
-    return msgspec.structs.replace(info, compute_node_info=compute)
+    return msgspec.structs.replace(kept, compute_node_info=ordered)
 
 
 def _too_large(info: NodeInfo) -> str:
