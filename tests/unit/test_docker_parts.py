@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bacalhau_engines.docker import outcomes, outputs, watch
+from bacalhau_engines.docker import life, outcomes, outputs, watch
 from bacalhau_engines.docker.engine import can_limit_disk
 from bacalhau_engines.docker.images import Layers, explain
 from bacalhau_engines.docker.life import Ended
@@ -18,6 +18,7 @@ from bacalhau_engines.docker.outcomes import Context
 from bacalhau_engines.docker.spec import Reference
 from bacalhau_engines.docker.streams import STDERR, STDOUT, Sink, Sinks, frames
 from bacalhau_protocol.errors import NodeFailed, SpecError
+from bacalhau_protocol.models.times import parse_time
 from bacalhau_protocol.plugins import OutcomeKind
 
 SECOND = 10**9
@@ -122,6 +123,24 @@ def test_ends_in_words(code: int, more: dict[str, Any], kind: OutcomeKind, words
     assert words in outcome.message
     assert (outcome.started_at, outcome.ended_at) == (1 * SECOND, 99 * SECOND)
     assert outcome.details == {"Image": "x@sha256:1"}
+
+
+@pytest.mark.parametrize(
+    ("started", "finished", "times"),
+    [
+        ("2026-01-01T00:00:01Z", "2026-01-01T00:00:03Z", (1, 3)),
+        ("2026-01-01T00:00:05Z", "2026-01-01T00:00:03Z", (3, 3)),
+        ("2026-01-01T00:00:05Z", "0001-01-01T00:00:00Z", (5, None)),
+    ],
+    ids=["in order", "a start noted after the end", "an end nobody saw"],
+)
+def test_a_container_begins_no_later_than_it_ends(started: str, finished: str, times: tuple[int, int | None]) -> None:
+    """dockerd writes down the start of a short container after its end."""
+    state = {"ExitCode": 0, "StartedAt": started, "FinishedAt": finished}
+    ended = life.ended({"Id": "c-1", "Image": "sha256:1", "State": state})
+    midnight = parse_time("2026-01-01T00:00:00Z")
+    known = [None if at == 0 else (at - midnight) // SECOND for at in (ended.started_at, ended.ended_at)]
+    assert tuple(known) == times
 
 
 def test_memory_is_said_even_when_the_program_shrugs() -> None:

@@ -192,7 +192,7 @@ class Life:
             if found["State"]["Status"] != CREATED:
                 self._tell(_time(found["State"]["StartedAt"]))
             if over and (sinks.whole or sinks.overflowed):
-                return _ended(found)
+                return ended(found)
             sinks.again()
             sinks.take(self._log())
             sinks.whole = over  # following a log may end before its last words; reading that of an ended container not
@@ -269,14 +269,20 @@ def _not_started(words: str) -> NeverRan:
     return NeverRan(message)
 
 
-def _ended(found: dict[str, Any]) -> Ended:
+def ended(found: dict[str, Any]) -> Ended:
+    """Return what `docker inspect` says of a container that is over.
+
+    dockerd writes down the start once it knows of it, and a short container has ended by then: that start is taken to be
+    no later than the end.
+    """
     state = found["State"]
+    started_at, ended_at = _time(state["StartedAt"]), _time(state["FinishedAt"])
     return Ended(
         id=str(found["Id"]),
         exit_code=int(state["ExitCode"]),
         out_of_memory=bool(state.get("OOMKilled")),
-        started_at=_time(state["StartedAt"]),
-        ended_at=_time(state["FinishedAt"]),
+        started_at=min(started_at, ended_at) if ended_at else started_at,
+        ended_at=ended_at,
         image=str(found["Image"]),
     )
 
