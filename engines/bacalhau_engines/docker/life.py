@@ -272,8 +272,8 @@ def _not_started(words: str) -> NeverRan:
 def ended(found: dict[str, Any]) -> Ended:
     """Return what `docker inspect` says of a container that is over.
 
-    dockerd writes down the start once it knows of it, and a short container has ended by then: that start is taken to be
-    no later than the end.
+    dockerd writes down the start once it knows of it, and a short container has ended by then: such a start is taken to
+    be the end.
     """
     state = found["State"]
     started_at, ended_at = _time(state["StartedAt"]), _time(state["FinishedAt"])
