@@ -37,7 +37,10 @@ class Wire:
             ServerSettings(directory=directory, name=ORCHESTRATOR, host="127.0.0.1", port=0, issuer=self.key.public_key)
         )
         self.credentials: dict[str, CredentialState] = {}
-        self.auth = AuthCallout(self.key, ORCHESTRATOR, self.credentials.get, self._of)
+        self.ahead_ns = 0  # of the true time, for the orchestrator
+        self.auth = AuthCallout(
+            self.key, ORCHESTRATOR, self.credentials.get, self._of, lambda: time.time_ns() + self.ahead_ns
+        )
         self.buses: list[NatsBus] = []
         self.orchestrator: NatsBus
         self.reports: list[errors.BacalhauError] = []

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import structlog
 
+from bacalhau_daemon.core.complaints import EVERY_NS
 from bacalhau_daemon.core.events import Role
-from bacalhau_daemon.orchestrator.auth import ORCHESTRATOR_INBOX
+from bacalhau_daemon.orchestrator.auth import ORCHESTRATOR_INBOX, REFUSED
 from bacalhau_daemon.testing import wait_until
 from bacalhau_protocol import errors
 from bacalhau_protocol.api import subjects
@@ -224,7 +225,7 @@ async def refused(wire: Wire, secret: str) -> str:
         await connect(NatsSettings(address=wire.server.address, identity="alice", token=secret), timeout_s=20)
     assert "alice" in str(caught.value)
     assert "orchestrator's log" in caught.value.hint
-    reasons = {entry["reason"] for entry in logs if entry["event"] == "connection.refused"}
+    reasons = {entry["reason"] for entry in logs if entry["event"] == REFUSED}
     assert len(reasons) == 1
     return str(reasons.pop())
 
@@ -232,14 +233,32 @@ async def refused(wire: Wire, secret: str) -> str:
 async def test_a_refused_connection_says_why_in_the_log(wire: Wire) -> None:
     """Anonymous, unknown, revoked and expired credentials are refused, each with its reason."""
     revoked = wire.issue("alice", Role.ADMIN, revoked=True)
-    expired = wire.issue("alice", Role.ADMIN, expires=1)
+    expired = wire.issue("bob", Role.ADMIN, expires=1)
     late = wire.issue("n-1", Role.COMPUTE, expires=1, invite=True)
 
     assert "no credential" in await refused(wire, "")
-    assert "not issued" in await refused(wire, "alice." + "A" * 43)
+    assert "not issued" in await refused(wire, "nobody." + "A" * 43)
     assert "revoked" in await refused(wire, revoked)
     assert "credential has expired" in await refused(wire, expired)
     assert "invitation has expired" in await refused(wire, late)
+
+
+async def test_many_refusals_of_one_identity_are_a_line_in_ten_seconds(wire: Wire) -> None:
+    """The line says how many there were; somebody else who is refused has a line of their own."""
+    alice, bob = ("alice." + "A" * 43), ("bob." + "A" * 43)
+    with structlog.testing.capture_logs() as logs:
+        for secret in (alice, alice, alice, alice, bob):
+            with pytest.raises(errors.Unauthenticated):
+                await wire.connect("x", secret)
+        wire.ahead_ns = EVERY_NS
+        with pytest.raises(errors.Unauthenticated):
+            await wire.connect("x", bob)
+
+    lines = [(entry["identity"], entry["more"]) for entry in logs if entry["event"] == REFUSED]
+    assert [who for who, _ in lines] == ["alice", "bob", "alice", "bob"]
+    (_, first), _, (_, rest), _ = lines
+    assert first == 0
+    assert rest >= 2, "three more connections, of which the line itself is the newest"
 
 
 async def test_an_invitation_that_was_used_does_not_expire(wire: Wire) -> None:

@@ -46,7 +46,7 @@ def test_a_message_that_cannot_be_read_is_an_error_in_the_log(world: World, name
     say(world, subject, MALFORMED[name])
 
     (complaint,) = complaints(world)
-    assert (complaint.event, complaint.node, complaint.subject) == ("node.message_unreadable", "n-1", subject)
+    assert (complaint.event, complaint.who, complaint.details["subject"]) == ("node.message_unreadable", "n-1", subject)
     assert complaint.words.startswith("failed to deserialize message ")
     assert len(complaint.words) <= WORDS_CHARACTERS_MAX
     assert world.machine.link.counters["Malformed"] == 1
@@ -57,7 +57,7 @@ def test_the_words_say_what_was_wrong_and_of_which_type(world: World) -> None:
     say(world, REPORTS, MALFORMED["null elements"])
     (complaint,) = complaints(world)
 
-    assert complaint.type == "RunResult"
+    assert complaint.details["type"] == "RunResult"
     assert complaint.words.endswith("Expected `object`, got `null` - at `$.Events[0]`")
 
 
@@ -85,7 +85,6 @@ def test_it_is_written_as_an_error_with_all_its_fields(world: World) -> None:
             "event": "node.message_ignored",
             "node": "n-1",
             "subject": REPORTS,
-            "type": "",
             "reason": f"transport.HeartbeatRequest does not belong on {REPORTS}",
             "more": 0,
         },
@@ -118,7 +117,7 @@ def test_one_nodes_flood_does_not_silence_another(world: World) -> None:
     world.machine.message(Message(REPORTS, b"", "_R.n-2.77"), world.now)
     world.run()
 
-    said = [(one.event, one.node) for one in complaints(world)]
+    said = [(one.event, one.who) for one in complaints(world)]
     assert said == [
         ("node.message_unreadable", "n-1"),
         ("node.message_unreadable", "n-2"),
@@ -134,7 +133,7 @@ def test_what_a_refused_handshake_lacks_is_said(world: World) -> None:
     world.join("n-2")
 
     (complaint,) = complaints(world)
-    assert complaint.node == "n-2"
+    assert complaint.who == "n-2"
     assert "names node 'n-1', its subject another one" in complaint.words
 
 

@@ -67,13 +67,12 @@ class Disconnect(msgspec.Struct, frozen=True):
 
 
 class Complain(msgspec.Struct, frozen=True, kw_only=True):
-    """For the daemon's log: what is wrong with what a node sent; `more` like it were not said since the last line."""
+    """For the daemon's log: what is wrong with what somebody sent; `more` like it were not said since the last line."""
 
     event: str
-    node: str
-    subject: str
-    type: str
+    who: str  # a node, or the identity that somebody claims
     words: str
+    details: dict[str, str] = {}
     more: int = 0
 
 

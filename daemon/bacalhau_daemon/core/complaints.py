@@ -1,7 +1,7 @@
-"""What is wrong with what nodes send, said in the daemon's log without filling it.
+"""What is wrong with what others send, said in the daemon's log without filling it.
 
-The first complaint about a node is said at once, those that follow within ten seconds as one, with their number: what
-a node sends, and how often, is nothing that the size of a log may depend on.
+The first complaint about somebody is said at once, those that follow within ten seconds as one, with their number: what
+a node or a stranger sends, and how often, is nothing that the size of a log may depend on.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from bacalhau_daemon.core.actions import Complain
 from bacalhau_daemon.core.policy import SECOND
 
 EVERY_NS: Final = 10 * SECOND
-WINDOWS_MAX: Final = 100  # nodes that are complained about at a time; those above it share a line
-NODE_CHARACTERS_MAX: Final = 64
-SUBJECT_CHARACTERS_MAX: Final = 200
+WINDOWS_MAX: Final = 100  # those that are complained about at a time; those above it share a line
+WHO_CHARACTERS_MAX: Final = 64
+DETAIL_CHARACTERS_MAX: Final = 200
 WORDS_CHARACTERS_MAX: Final = 500
 
 UNREADABLE: Final = "node.message_unreadable"
@@ -36,19 +36,18 @@ class Complaints:
     """Takes complaints, hands out lines for the log."""
 
     def __init__(self) -> None:
-        self._windows: dict[tuple[str, str], _Window] = {}  # by event and node; the first to end comes first
+        self._windows: dict[tuple[str, str], _Window] = {}  # by event and who; the first to end comes first
         self._out: list[Complain] = []
 
-    def add(self, event: str, node: str, words: str, now: int, *, subject: str = "", type_: str = "") -> None:
-        """Complain about what a node has sent."""
+    def add(self, event: str, who: str, words: str, now: int, **details: str) -> None:
+        """Complain about what somebody has sent."""
         complaint = Complain(
             event=event,
-            node=node[:NODE_CHARACTERS_MAX],
-            subject=subject[:SUBJECT_CHARACTERS_MAX],
-            type=type_[:NODE_CHARACTERS_MAX],
+            who=who[:WHO_CHARACTERS_MAX],
             words=words[:WORDS_CHARACTERS_MAX],
+            details={name: text[:DETAIL_CHARACTERS_MAX] for name, text in details.items()},
         )
-        key = (event, complaint.node)
+        key = (event, complaint.who)
         if key not in self._windows and len(self._windows) >= WINDOWS_MAX:
             key = (event, "")
         window = self._windows.get(key)

@@ -69,7 +69,7 @@ class NodeLink:
             return self._extension(node, verb, message, now)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             self.counters["Unreadable"] += 1
-            self.complaints.add(UNREADABLE, node, str(error), now, subject=message.subject, type_=verb)
+            self.complaints.add(UNREADABLE, node, str(error), now, subject=message.subject, type=verb)
             return []
 
     def take(self, outputs: Sequence[OrchestratorOutput | Disconnect], now: int, subject: str = "") -> list[Action]:
@@ -119,7 +119,7 @@ class NodeLink:
                 words = f"the node cannot read what it was sent: {event.reason}"
                 self.complaints.add(REFUSED, event.node, words, now, subject=subject)
             case ncl.Malformed():
-                self.complaints.add(UNREADABLE, event.node, event.words, now, subject=subject, type_=event.type)
+                self.complaints.add(UNREADABLE, event.node, event.words, now, subject=subject, type=event.type)
                 if event.execution_id:
                     words = f"the node's {event.type or 'report'} cannot be read: {event.words}"
                     self._offer(Undeliverable(event.node, event.execution_id, words))
@@ -161,7 +161,7 @@ class NodeLink:
                 pass
         self.counters["Misdirected"] += 1
         words = "it names another node or execution, or is nothing that nodes send"
-        self.complaints.add(IGNORED, node, words, now, subject=message.subject, type_=verb)
+        self.complaints.add(IGNORED, node, words, now, subject=message.subject, type=verb)
         return []
 
     def _owner(self, execution_id: str) -> str | None:

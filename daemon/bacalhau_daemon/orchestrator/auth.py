@@ -19,8 +19,9 @@ from typing import Any
 import msgspec
 import structlog
 
-from bacalhau_daemon.core.complaints import Complaints
+from bacalhau_daemon.core.complaints import EVERY_NS, Complaints
 from bacalhau_daemon.core.events import Role
+from bacalhau_daemon.core.policy import SECOND
 from bacalhau_daemon.core.state import CredentialState
 from bacalhau_daemon.orchestrator.jwt import AccountKey, read_claims
 from bacalhau_daemon.orchestrator.nats_server import ACCOUNT, MAX_PAYLOAD_BYTES
@@ -50,6 +51,7 @@ VIOLATIONS = frozenset(
 )
 """Why the server cuts a connection that does not keep to the rules, in its words."""
 CUT = "connection.cut_by_server"
+REFUSED = "connection.refused"
 KICK_TIMEOUT_S = 2.0
 KICK_AGAIN_S = 2.0  # for connections that were on their way in when their credential ended
 
@@ -174,9 +176,7 @@ class AuthCallout:
             log.debug("connection.accepted", identity=credential.identity, role=credential.role, host=host)
         except errors.BacalhauError as error:
             answer["error"] = error.message
-            log.warning(
-                "connection.refused", reason=error.message, identity=identity_of(secret), name=name[:64], host=host
-            )
+            self._complain(REFUSED, identity_of(secret), error.message, name=name, host=host)
         token = self._key.sign({"sub": user, "aud": server, "nats": answer}, now=self._clock())
         await self._bus.publish(message.reply, token.encode())
 
@@ -250,9 +250,18 @@ class AuthCallout:
         if known is not None and known.server == server:
             del self._connections[cid]
             if event.get("reason") in VIOLATIONS:
-                self._complaints.add(CUT, known.identity, event["reason"], self._clock())
-            for complaint in self._complaints.take(self._clock()):
-                log.error(complaint.event, identity=complaint.node, reason=complaint.words, more=complaint.more)
+                self._complain(CUT, known.identity, event["reason"])
+
+    def _complain(self, event: str, identity: str, reason: str, **details: str) -> None:
+        """Say in the log who was not let in, or was cut; a flood of them takes a line in ten seconds."""
+        self._complaints.add(event, identity, reason, self._clock(), **details)
+        self._write_complaints()
+
+    def _write_complaints(self) -> None:
+        for line in self._complaints.take(self._clock()):
+            write = log.error if line.event == CUT else log.warning
+            write(line.event, identity=line.who, **line.details, reason=line.words, more=line.more)
+            asyncio.get_running_loop().call_later(EVERY_NS / SECOND + 1.0, self._write_complaints)
 
     async def _kick(self, identity: str) -> None:
         theirs = [(cid, one) for cid, one in self._connections.items() if one.identity == identity]

@@ -273,11 +273,4 @@ def _fold_rest(restored: Restored, log_path: Path) -> Restored:
 def complain(action: Complain) -> None:
     """Write down what is wrong with what a node sent; an error when it could not even be read."""
     write = log.error if action.event == UNREADABLE else log.warning
-    write(
-        action.event,
-        node=action.node,
-        subject=action.subject,
-        type=action.type,
-        reason=action.words,
-        more=action.more,
-    )
+    write(action.event, node=action.who, **action.details, reason=action.words, more=action.more)
