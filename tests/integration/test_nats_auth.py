@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import structlog
 
-from bacalhau_daemon.core.complaints import EVERY_NS
+from bacalhau_daemon.core import complaints
 from bacalhau_daemon.core.events import Role
-from bacalhau_daemon.orchestrator.auth import ORCHESTRATOR_INBOX, REFUSED
+from bacalhau_daemon.core.policy import SECOND
+from bacalhau_daemon.orchestrator import auth
+from bacalhau_daemon.orchestrator.auth import ORCHESTRATOR_INBOX, REFUSED, REQUESTS
 from bacalhau_daemon.testing import wait_until
 from bacalhau_protocol import errors
 from bacalhau_protocol.api import subjects
@@ -250,7 +252,7 @@ async def test_many_refusals_of_one_identity_are_a_line_in_ten_seconds(wire: Wir
         for secret in (alice, alice, alice, alice, bob):
             with pytest.raises(errors.Unauthenticated):
                 await wire.connect("x", secret)
-        wire.ahead_ns = EVERY_NS
+        wire.ahead_ns = complaints.EVERY_NS
         with pytest.raises(errors.Unauthenticated):
             await wire.connect("x", bob)
 
@@ -259,6 +261,29 @@ async def test_many_refusals_of_one_identity_are_a_line_in_ten_seconds(wire: Wir
     (_, first), _, (_, rest), _ = lines
     assert first == 0
     assert rest >= 2, "three more connections, of which the line itself is the newest"
+
+
+async def test_the_last_refusals_of_a_flood_are_said_though_nobody_comes_after_them(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is counted in some line."""
+    monkeypatch.setattr(complaints, "EVERY_NS", SECOND // 2)
+    monkeypatch.setattr(auth, "EVERY_NS", SECOND // 2)
+    asked: list[Message] = []
+
+    async def note(message: Message) -> None:
+        asked.append(message)
+
+    await wire.orchestrator.subscribe(REQUESTS, note)
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(3):
+            with pytest.raises(errors.Unauthenticated):
+                await wire.connect("x", "alice." + "A" * 43)
+        await wait_until(
+            lambda: sum(1 + entry["more"] for entry in logs if entry["event"] == REFUSED) == len(asked),
+            what="all refusals said",
+        )
+    assert len(asked) >= 3
 
 
 async def test_an_invitation_that_was_used_does_not_expire(wire: Wire) -> None:

@@ -261,7 +261,7 @@ class AuthCallout:
         for line in self._complaints.take(self._clock()):
             write = log.error if line.event == CUT else log.warning
             write(line.event, identity=line.who, **line.details, reason=line.words, more=line.more)
-            asyncio.get_running_loop().call_later(EVERY_NS / SECOND + 1.0, self._write_complaints)
+            asyncio.get_running_loop().call_later(EVERY_NS / SECOND + 0.1, self._write_complaints)
 
     async def _kick(self, identity: str) -> None:
         theirs = [(cid, one) for cid, one in self._connections.items() if one.identity == identity]
